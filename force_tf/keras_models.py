@@ -1,0 +1,276 @@
+"""What force_tf asks of a Keras model: is it usable, which of its weights are prunable, and what is its state.
+
+This is the one place that knows which weights of which layer are prunable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+LayerSelection = str | Iterable[str] | Callable[[Any], bool] | None
+
+# Weights that are pruned unless `layers=` says otherwise: those that the papers prune.
+_PRUNABLE = {
+    "Dense": ("kernel",),
+    "EinsumDense": ("kernel",),
+    "Conv1D": ("kernel",),
+    "Conv2D": ("kernel",),
+    "Conv3D": ("kernel",),
+    "Conv1DTranspose": ("kernel",),
+    "Conv2DTranspose": ("kernel",),
+    "Conv3DTranspose": ("kernel",),
+    "SeparableConv1D": ("pointwise_kernel",),
+    "SeparableConv2D": ("pointwise_kernel",),
+    "SimpleRNNCell": ("kernel", "recurrent_kernel"),
+    "LSTMCell": ("kernel", "recurrent_kernel"),
+    "GRUCell": ("kernel", "recurrent_kernel"),
+}
+# Weights that join only when `layers=` selects their layer.
+_OPT_IN = {
+    "DepthwiseConv1D": ("kernel",),
+    "DepthwiseConv2D": ("kernel",),
+    "SeparableConv1D": ("depthwise_kernel",),
+    "SeparableConv2D": ("depthwise_kernel",),
+    "Embedding": ("embeddings",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunableWeight:
+    """A weight tensor that may be pruned.
+
+    Attributes:
+        path: `layer/attribute`, with outer models and sub-layers before it.
+        layers: The layers from the model's own child down to the one that holds the weight.
+        attribute: The name of the weight in that layer, such as "kernel".
+        variable: The Keras variable.
+    """
+
+    path: str
+    layers: tuple[Any, ...]
+    attribute: str
+    variable: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def check_model(model: Any) -> None:
+    """Raises unless `model` is a built Keras 3 model on the TensorFlow backend.
+
+    Raises:
+        TypeError: If `model` is not a Keras 3 model.
+        ValueError: If Keras runs on another backend, or the model has no weights yet.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Expected Keras on the TensorFlow backend (set KERAS_BACKEND=tensorflow before Keras is imported). "
+            f"Received: the {keras.backend.backend()!r} backend."
+        )
+    if not isinstance(model, keras.Model):
+        modules = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
+        hint = " This is a model of the legacy tf_keras; build it with `keras` instead." if "tf_keras" in modules else ""
+        raise TypeError(f"Expected a keras.Model.{hint} Received: {type(model).__name__}")
+    if not model.built:
+        raise ValueError(
+            "Expected a model that is built, so that its weights exist: give it an Input, call `model.build(shape)`, or "
+            f"call it on a batch. Received: the unbuilt model {model.name!r}"
+        )
+
+
+def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[PrunableWeight], dict[str, str]]:
+    """Finds the weights of a model to prune, in model order.
+
+    Args:
+        model: A built Keras model.
+        layers: None for what is pruned by default; a name or regular expression or several (matched in full against a
+            layer's name, its path, or a weight's path; a layer with sub-layers stands for all of them); or a callable
+            that takes a layer and says whether to prune it.
+
+    Returns:
+        The weights to prune, and a dict that maps the paths of all other prunable weights, and of layers with weights
+        that cannot be pruned, to the reason.
+
+    Raises:
+        TypeError: If `layers` is of no such type.
+        ValueError: If an entry of `layers` matches nothing or is no regular expression, or if nothing is left to prune.
+    """
+    weights, opt_in, left_out = _find_weights(model)
+    selector = _selector(layers, weights)
+    selected = []
+    for weight in weights:
+        if weight.path in left_out:
+            continue
+        if selector is None:
+            if weight.path in opt_in:
+                left_out[weight.path] = "not pruned by default: select its layer with `layers=`"
+                continue
+        elif not selector(weight):
+            left_out[weight.path] = "not selected by `layers`"
+            continue
+        selected.append(weight)
+    if not selected:
+        found = "; ".join(f"{path}: {reason}" for path, reason in left_out.items()) or "a model without weights"
+        raise ValueError(f"Expected a model with at least one prunable weight. Received: {found}")
+    order = {weight.path: position for position, weight in enumerate(weights)}
+    return selected, dict(sorted(left_out.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def all_prunable_weights(model: Any) -> list[PrunableWeight]:
+    """Returns every weight for which a mask can be made, whatever is pruned by default, in model order."""
+    weights, _, left_out = _find_weights(model)
+    return [weight for weight in weights if weight.path not in left_out]
+
+
+def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]]:
+    weights: list[PrunableWeight] = []
+    opt_in: set[str] = set()
+    left_out: dict[str, str] = {}
+    seen: set[int] = set()
+    for path, chain in _walk(model, "", ()):
+        layer = chain[-1]
+        default = _attributes(layer, _PRUNABLE)
+        optional = _attributes(layer, _OPT_IN)
+        for attribute in default + optional:
+            variable = weight_variable(layer, attribute)
+            if variable is None or id(variable) in seen:
+                continue  # a layer that several models share: its weight has one path, the first
+            seen.add(id(variable))
+            weight = PrunableWeight(f"{path}/{attribute}", chain, attribute, variable)
+            weights.append(weight)
+            if attribute in optional:
+                opt_in.add(weight.path)
+            reason = _unprunable_reason(layer, variable)
+            if reason:
+                left_out[weight.path] = reason
+        if not default + optional and _own_weights(layer):
+            left_out[path] = f"{type(layer).__name__} has no prunable weights"
+    return weights, opt_in, left_out
+
+
+def _walk(parent, prefix: str, chain: tuple) -> Iterator[tuple[str, tuple]]:
+    """Yields (path, layers from the top down to this one) of every layer below `parent`, outer layers first."""
+    taken: set[str] = set()
+    for layer in sub_layers(parent):
+        name, number = layer.name, 0
+        while name in taken:
+            number += 1
+            name = f"{layer.name}_{number}"
+        taken.add(name)
+        path = f"{prefix}{name}"
+        yield path, (*chain, layer)
+        yield from _walk(layer, f"{path}/", (*chain, layer))
+
+
+def sub_layers(layer: Any) -> list[Any]:
+    """Returns the direct sub-layers of a layer or model, in the order in which they were added."""
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def weight_variable(layer: Any, attribute: str) -> Any | None:
+    """Returns the variable of a layer's weight, or None if the layer has none.
+
+    Several Keras layers keep `kernel` in `_kernel`, and compute what the public property returns.
+    """
+    for name in (attribute, f"_{attribute}"):
+        value = vars(layer).get(name)
+        if isinstance(value, keras.Variable):
+            return value
+    return None
+
+
+def _attributes(layer, table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    for cls in type(layer).__mro__:
+        if cls.__module__.split(".")[0] == "keras" and cls.__name__ in table:
+            return table[cls.__name__]
+    return ()
+
+
+def _own_weights(layer) -> bool:
+    inner = {id(v) for sub in sub_layers(layer) for v in sub.variables}
+    return any(id(v) not in inner for v in layer.weights)
+
+
+def _unprunable_reason(layer, variable) -> str | None:
+    if getattr(layer, "quantization_mode", None) is not None:
+        return "quantized"
+    if getattr(layer, "lora_enabled", False):
+        return "has LoRA weights: merge them first"
+    if not variable.trainable or not layer.trainable:
+        return "frozen"
+    return None
+
+
+def _selector(layers: LayerSelection, weights: list[PrunableWeight]) -> Callable[[PrunableWeight], bool] | None:
+    if layers is None:
+        return None
+    if callable(layers):
+        return lambda weight: any(layers(layer) for layer in weight.layers)
+    patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else None
+    if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            "Expected `layers` to be None, layer names or regular expressions, or a callable that takes a layer. "
+            f"Received: layers={layers!r}"
+        )
+    if not patterns:
+        raise ValueError("Expected `layers` to name at least one layer, or None for all. Received: an empty list.")
+    names = {weight.path: _names(weight) for weight in weights}
+    for pattern in patterns:
+        if not any(_matches(pattern, name) for options in names.values() for name in options):
+            known = sorted({weight.path.rpartition("/")[0] for weight in weights})
+            close = difflib.get_close_matches(pattern, known, n=1) or known[:8]
+            raise ValueError(
+                f"Expected every entry of `layers` to match a layer with prunable weights, such as {', '.join(close)}. "
+                f"Received: {pattern!r}, which matches none."
+            )
+    return lambda weight: any(_matches(pattern, name) for pattern in patterns for name in names[weight.path])
+
+
+def _names(weight: PrunableWeight) -> set[str]:
+    """What a pattern may match: the weight's path, and the path and the name of each layer around it."""
+    parts = weight.path.split("/")
+    paths = {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return paths | {layer.name for layer in weight.layers}
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern == name:
+        return True
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise ValueError(
+            f"Expected layer names or regular expressions in `layers` ({error}). Received: {pattern!r}"
+        ) from None
+
+
+@contextlib.contextmanager
+def preserved_variables(model: Any) -> Iterator[None]:
+    """Puts every variable of the model back, bit for bit, when the block ends, fails or is interrupted.
+
+    A forward pass in training mode moves batch statistics and advances the seeds of Dropout; a search also assigns
+    masked weights.
+    """
+    # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
+    state = [(variable, tf.convert_to_tensor(variable.value)) for variable in model.variables]
+    try:
+        yield
+    finally:
+        for variable, value in state:
+            variable.assign(value)

@@ -1,0 +1,308 @@
+"""`Masks`: which weights of a model are kept, as a validated, immutable value."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+_FORMAT = "force_tf.masks"
+_FORMAT_VERSION = 1
+_HEADER = "header"
+
+
+class Masks(Mapping[str, np.ndarray]):
+    """An immutable mapping from a weight's path to a boolean array, in model order.
+
+    `True` marks a weight that is kept, `False` one that is pruned. A path is `layer/attribute` with outer models and
+    sub-layers before it, such as `conv1/kernel`, `backbone/conv1/kernel` or `lstm/lstm_cell/recurrent_kernel`.
+
+    Args:
+        masks: Mapping from a path to an array of booleans (or of the numbers 0 and 1) of the weight's shape. The arrays
+            are copied; the order of the mapping is the order of the masks.
+        left_out: Mapping from the path of a layer or weight that is not pruned to the reason, for `summary()`.
+        metadata: JSON-serializable facts about the search: method, sparsity, steps, seed, versions, …
+
+    Raises:
+        TypeError: If `masks` is no mapping, or an entry is neither boolean nor made of zeros and ones.
+        ValueError: If `masks` is empty, or `metadata` cannot be written as JSON.
+
+    Example:
+
+    >>> masks = Masks({"dense/kernel": np.array([[True, False], [False, False]])})
+    >>> masks.kept, masks.total, masks.sparsity
+    (1, 4, 0.75)
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[str, Any],
+        *,
+        left_out: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ):
+        if not isinstance(masks, Mapping):
+            raise TypeError(f"Expected `masks` to map weight paths to boolean arrays. Received: {masks!r}")
+        if not masks:
+            raise ValueError("Expected masks for at least one weight. Received: an empty mapping.")
+        self._masks = {str(path): _as_mask(path, mask) for path, mask in masks.items()}
+        self._left_out = types.MappingProxyType(dict(left_out or {}))
+        try:
+            # A round trip also detaches the metadata from the caller's mutable objects.
+            self._metadata = json.loads(json.dumps(dict(metadata or {})))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Expected metadata that JSON can hold ({error}). Received: {metadata!r}") from None
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        try:
+            return self._masks[path]
+        except KeyError:
+            raise KeyError(f"No mask for {path!r}. The masks are for: {', '.join(self._masks)}.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._masks
+
+    def __eq__(self, other: object) -> bool:
+        """True if the same weights of the same paths are kept; order, metadata and reasons do not count."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.keys() == other.keys() and all(np.array_equal(self[path], other[path]) for path in self)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        method = self._metadata.get("method")
+        return (
+            f"<Masks{f' by {method}' if method else ''}: {self.kept:,} of {self.total:,} weights kept "
+            f"({self.sparsity:.2%} sparsity) in {len(self)} tensors>"
+        )
+
+    @property
+    def kept(self) -> int:
+        """The number of weights that are kept."""
+        return sum(int(np.count_nonzero(mask)) for mask in self._masks.values())
+
+    @property
+    def total(self) -> int:
+        """The number of weights, kept or pruned."""
+        return sum(mask.size for mask in self._masks.values())
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the weights that is pruned, in [0, 1]."""
+        return 1.0 - self.kept / self.total
+
+    def density(self, path: str | None = None) -> float:
+        """Returns the fraction of kept weights, of the tensor at `path` or (None) of all tensors together."""
+        if path is None:
+            return self.kept / self.total
+        return float(np.mean(self[path]))
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Maps each layer or weight that is not pruned to the reason."""
+        return self._left_out
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A copy of the facts about the search that made these masks."""
+        return json.loads(json.dumps(self._metadata))
+
+    def replace(self, masks: Mapping[str, Any]) -> Masks:
+        """Returns masks with other arrays under the same reasons and metadata."""
+        return Masks(masks, left_out=self._left_out, metadata=self._metadata)
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Prints a table of shape, weights, kept weights and density per tensor, then what is left out and why.
+
+        Args:
+            print_fn: Called once with the whole text. Defaults to `print`.
+        """
+        print_fn(self.to_table())
+
+    def to_table(self) -> str:
+        """Returns the text that `summary()` prints."""
+        head = ("Weight", "Shape", "Weights", "Kept", "Density")
+        rows = [
+            (path, str(mask.shape), f"{mask.size:,}", f"{np.count_nonzero(mask):,}", f"{mask.mean():.4%}")
+            for path, mask in self._masks.items()
+        ]
+        rows.append(("Total", "", f"{self.total:,}", f"{self.kept:,}", f"{self.density():.4%}"))
+        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+
+        def line(row):
+            cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+            return "  ".join(cells).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        lines = [repr(self)[1:-1], rule, line(head), rule, *map(line, rows[:-1]), rule, line(rows[-1])]
+        if self._left_out:
+            lines += ["", "Left out:"]
+            width = max(map(len, self._left_out))
+            lines += [f"  {path.ljust(width)}  {reason}" for path, reason in self._left_out.items()]
+        return "\n".join(lines)
+
+    def first_difference(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+        """Says where these masks first differ from a model's prunable weights.
+
+        Args:
+            shapes: The model's prunable weights: path to shape. A path that the masks left out on purpose may be there.
+
+        Returns:
+            One sentence that names the first misshapen, missing or unknown entry, or None if the masks fit.
+        """
+        for path, shape in shapes.items():
+            if path in self:
+                if self[path].shape != tuple(shape):
+                    return f"{path!r} has shape {tuple(shape)} in the model, but its mask has shape {self[path].shape}."
+            elif path not in self._left_out:
+                return f"{path!r} is a prunable weight of the model, but has no mask (add one, all True, to keep it)."
+        for path in self:
+            if path not in shapes:
+                return f"there is a mask for {path!r}, but the model has no such prunable weight."
+        return None
+
+    # Set operations over the kept weights.
+
+    def _combine(self, other: Mapping[str, Any], operation) -> Masks:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        other = other if isinstance(other, Masks) else Masks(other)
+        self._check_comparable(other)
+        return Masks(
+            {path: operation(mask, other[path]) for path, mask in self._masks.items()}, left_out=self._left_out
+        )
+
+    def _check_comparable(self, other: Masks) -> None:
+        difference = Masks(self._masks).first_difference({path: mask.shape for path, mask in other.items()})
+        if difference:
+            raise ValueError(f"Expected masks for the same weights. Received masks that differ: {difference}")
+
+    def __and__(self, other: Mapping[str, Any]) -> Masks:
+        """Weights kept by both."""
+        return self._combine(other, np.logical_and)
+
+    def __or__(self, other: Mapping[str, Any]) -> Masks:
+        """Weights kept by either."""
+        return self._combine(other, np.logical_or)
+
+    def __xor__(self, other: Mapping[str, Any]) -> Masks:
+        """Weights kept by exactly one."""
+        return self._combine(other, np.logical_xor)
+
+    def __sub__(self, other: Mapping[str, Any]) -> Masks:
+        """Weights kept by these masks and pruned by the others."""
+        return self._combine(other, lambda a, b: a & ~b)
+
+    def __invert__(self) -> Masks:
+        """Weights that these masks prune."""
+        return Masks({path: ~mask for path, mask in self._masks.items()}, left_out=self._left_out)
+
+    def intersection_over_union(self, other: Mapping[str, Any]) -> float:
+        """Returns |A ∩ B| / |A ∪ B| over the kept weights, in [0, 1]; 1 if neither keeps any."""
+        union = (self | other).kept
+        return (self & other).kept / union if union else 1.0
+
+    # Files.
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the masks as packed bits, compressed, without pickle.
+
+        The file appears whole or not at all: it is written beside its place and then renamed.
+
+        Args:
+            path: The file to write. The name is taken as it is; `.npz` is customary.
+
+        Raises:
+            OSError: If the folder is missing or cannot be written.
+        """
+        header = {
+            "format": _FORMAT,
+            "version": _FORMAT_VERSION,
+            "tensors": [[path, list(mask.shape)] for path, mask in self._masks.items()],
+            "left_out": dict(self._left_out),
+            "metadata": self._metadata,
+        }
+        arrays = {f"bits_{i}": np.packbits(mask, axis=None) for i, mask in enumerate(self._masks.values())}
+        path = os.fspath(path)
+        folder = os.path.dirname(path) or "."
+        try:
+            handle, aside = tempfile.mkstemp(dir=folder, prefix=".masks-", suffix=".tmp")
+        except OSError as error:
+            raise type(error)(
+                f"Expected a path in a folder that exists and can be written ({error.strerror}). Received: {path!r}"
+            ) from None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)
+            os.chmod(aside, 0o666 & ~_umask())
+            os.replace(aside, path)
+        except BaseException:
+            os.unlink(aside)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Masks:
+        """Reads masks that `save` wrote.
+
+        Args:
+            path: The file to read.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no mask file, is damaged, or was written by a newer version.
+        """
+        path = os.fspath(path)
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"Expected a file written by Masks.save. Received: {path!r}, which does not exist.")
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                header = json.loads(str(data[_HEADER]))
+                if header["format"] != _FORMAT:
+                    raise ValueError("another format")
+                if header["version"] > _FORMAT_VERSION:
+                    raise ValueError(f"format version {header['version']}, this release reads {_FORMAT_VERSION}")
+                masks = {
+                    name: _unpack(data[f"bits_{i}"], tuple(shape)) for i, (name, shape) in enumerate(header["tensors"])
+                }
+                return cls(masks, left_out=header["left_out"], metadata=header["metadata"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"Expected a file written by Masks.save ({error}). Received: {path!r}") from None
+        except Exception as error:  # zlib.error and its like: a damaged file fails in many ways, all mean the same
+            raise ValueError(f"Expected an undamaged file written by Masks.save ({error}). Received: {path!r}") from None
+
+
+def _as_mask(path: str, mask: Any) -> np.ndarray:
+    array = np.array(mask)
+    if array.dtype != bool:
+        if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
+            raise TypeError(f"Expected the mask of {path!r} to hold booleans. Received: dtype {array.dtype}")
+        array = array.astype(bool)
+    array.setflags(write=False)
+    return array
+
+
+def _unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64))
+    if bits.dtype != np.uint8 or bits.size != (size + 7) // 8:
+        raise ValueError(f"a mask of shape {shape} with {bits.size} bytes")
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+
+
+def _umask() -> int:
+    # mkstemp makes private files; a mask file should have the mode that open() would give it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
