@@ -83,12 +83,12 @@ def check_model(model: Any) -> None:
         )
     if not isinstance(model, keras.Model):
         modules = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
-        hint = " This is a model of the legacy tf_keras; build it with `keras` instead." if "tf_keras" in modules else ""
+        hint = " This model is of the legacy tf_keras; build it with `keras` instead." if "tf_keras" in modules else ""
         raise TypeError(f"Expected a keras.Model.{hint} Received: {type(model).__name__}")
     if not model.built:
         raise ValueError(
-            "Expected a model that is built, so that its weights exist: give it an Input, call `model.build(shape)`, or "
-            f"call it on a batch. Received: the unbuilt model {model.name!r}"
+            "Expected a model that is built, so that its weights exist: give it an Input, call `model.build(shape)`, "
+            f"or call it on a batch. Received: the unbuilt model {model.name!r}"
         )
 
 

@@ -281,7 +281,9 @@ class Masks(Mapping[str, np.ndarray]):
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"Expected a file written by Masks.save ({error}). Received: {path!r}") from None
         except Exception as error:  # zlib.error and its like: a damaged file fails in many ways, all mean the same
-            raise ValueError(f"Expected an undamaged file written by Masks.save ({error}). Received: {path!r}") from None
+            raise ValueError(
+                f"Expected an undamaged file written by Masks.save ({error}). Received: {path!r}"
+            ) from None
 
 
 def _as_mask(path: str, mask: Any) -> np.ndarray:

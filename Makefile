@@ -1,0 +1,38 @@
+# Everything runs in .venv, which is made on first use and again when the dependencies change.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.installed
+# TensorFlow's C++ side announces its build options otherwise.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help setup demo lint test test-all clean
+.DEFAULT_GOAL := help
+
+help:  ## Shows this list.
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(STAMP)  ## Creates .venv with force_tf and all its extras.
+
+$(STAMP): setup.cfg pyproject.toml
+	@echo "Installing force_tf and its dependencies into .venv, which takes some minutes …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Prunes, trains and exports a small network on scikit-learn's digits.
+	@$(BIN)/python examples/quickstart.py
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+test: lint  ## Checks the style and runs the tests.
+	@$(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-all: lint  ## Checks the style and runs all tests, the slow ones included.
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "slow or not slow"
+
+clean:  ## Removes .venv and everything else that is generated.
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
