@@ -1,0 +1,186 @@
+"""The networks of the pruning-at-initialization papers, in their MNIST and CIFAR forms.
+
+`build("vgg19", (32, 32, 3), classes=10, seed=0)` returns a Keras model that ends in logits. Its weights depend on
+nothing but the seed. With BatchNorm they are drawn from the Kaiming normal distribution (variance 2 / fan_in, not
+truncated), as in the FORCE paper; without it, from that of Glorot, as in the SNIP paper: there the larger weights of
+Kaiming make the paper's learning rate of 0.1 diverge.
+
+References:
+    - LeNet: LeCun et al., 1998, in the forms of SNIP, arXiv 1810.02340.
+    - VGG: arXiv 1409.1556, with BatchNorm and one classifier layer as in GraSP, arXiv 2002.07376.
+    - ResNet: arXiv 1512.03385; for CIFAR the first convolution is 3x3 with stride 1, without pooling.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+Tensor = keras.KerasTensor
+
+# Channels of the 3x3 convolutions between the pooling layers.
+_VGG = {
+    "vgg11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
+    "vgg13": ((64,) * 2, (128,) * 2, (256,) * 2, (512,) * 2, (512,) * 2),
+    "vgg16": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+    "vgg19": ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),
+}
+
+
+class _Layers:
+    """Makes layers with seeded weights and, if asked for, an L2 penalty on every trainable weight."""
+
+    def __init__(self, initializer: Callable[..., keras.initializers.Initializer], seed: int, weight_decay: float):
+        self._initializer = initializer
+        self._random = np.random.default_rng(seed)
+        # L2(c) adds c * w**2 to the loss, whose gradient is 2 * c * w: c is half of what PyTorch calls weight_decay.
+        # Keras's own `weight_decay` of SGD is another thing: it bypasses the momentum and shrinks the weights directly.
+        self._penalty = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+
+    def _kernel_initializer(self) -> keras.initializers.Initializer:
+        # Each layer has its own seed: one seed for all would give layers of equal shape equal weights.
+        return self._initializer(seed=int(self._random.integers(2**31)))
+
+    def dense(self, units: int, name: str, activation: str | None = None) -> keras.layers.Layer:
+        return keras.layers.Dense(
+            units,
+            activation,
+            kernel_initializer=self._kernel_initializer(),
+            kernel_regularizer=self._penalty,
+            bias_regularizer=self._penalty,
+            name=name,
+        )
+
+    def conv(self, filters: int, size: int, name: str, **options) -> keras.layers.Layer:
+        return keras.layers.Conv2D(
+            filters,
+            size,
+            kernel_initializer=self._kernel_initializer(),
+            kernel_regularizer=self._penalty,
+            bias_regularizer=self._penalty if options.get("use_bias", True) else None,
+            name=name,
+            **options,
+        )
+
+    def conv_norm(self, x: Tensor, filters: int, size: int, name: str, strides: int = 1) -> Tensor:
+        """A convolution without bias, then BatchNorm with PyTorch's defaults."""
+        x = self.conv(filters, size, f"{name}_conv", strides=strides, padding="same", use_bias=False)(x)
+        return keras.layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            gamma_regularizer=self._penalty,
+            beta_regularizer=self._penalty,
+            name=f"{name}_norm",
+        )(x)
+
+
+def _lenet_300_100(x: Tensor, layers: _Layers) -> Tensor:
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = layers.dense(300, "dense_1", "relu")(x)
+    return layers.dense(100, "dense_2", "relu")(x)
+
+
+def _lenet_5(x: Tensor, layers: _Layers) -> Tensor:
+    # Two unpadded 5x5 convolutions with pooling leave nothing of an image below 16 pixels.
+    padding = "valid" if min(x.shape[1:3]) >= 16 else "same"
+    for block, filters in enumerate((20, 50), start=1):
+        x = layers.conv(filters, 5, f"conv_{block}", activation="relu", padding=padding)(x)
+        x = keras.layers.MaxPooling2D(2, name=f"pool_{block}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return layers.dense(500, "dense", "relu")(x)
+
+
+def _small_convnet(x: Tensor, layers: _Layers) -> Tensor:
+    x = layers.conv(32, 3, "conv_1", activation="relu", padding="same")(x)
+    x = layers.conv(64, 3, "conv_2", activation="relu", padding="same")(x)
+    x = keras.layers.MaxPooling2D(2, name="pool")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return layers.dense(64, "dense", "relu")(x)
+
+
+def _vgg(x: Tensor, layers: _Layers, *, blocks: Sequence[Sequence[int]]) -> Tensor:
+    for b, block in enumerate(blocks, start=1):
+        for c, filters in enumerate(block, start=1):
+            name = f"block{b}_{c}"
+            x = layers.conv_norm(x, filters, 3, name)
+            x = keras.layers.ReLU(name=f"{name}_relu")(x)
+        if b < len(blocks):
+            # Padding changes nothing for even sizes, and lets images below 32 pixels through.
+            x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{b}_pool")(x)
+    return keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
+
+
+def _resnet(x: Tensor, layers: _Layers, *, stem: int, widths: Sequence[int], blocks: Sequence[int], block) -> Tensor:
+    x = keras.layers.ReLU(name="stem_relu")(layers.conv_norm(x, stem, 3, "stem"))
+    for s, (width, repeats) in enumerate(zip(widths, blocks), start=1):
+        for b in range(1, repeats + 1):
+            x = _residual(x, layers, block, width, strides=2 if s > 1 and b == 1 else 1, name=f"stage{s}_{b}")
+    return keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
+
+
+def _residual(x: Tensor, layers: _Layers, convolutions, width: int, strides: int, name: str) -> Tensor:
+    """A residual block; `convolutions` lists (kernel size, filters per width, whether it takes the stride)."""
+    shortcut = x
+    for c, (size, expansion, strided) in enumerate(convolutions, start=1):
+        x = layers.conv_norm(x, width * expansion, size, f"{name}_{c}", strides if strided else 1)
+        if c < len(convolutions):
+            x = keras.layers.ReLU(name=f"{name}_{c}_relu")(x)
+    if shortcut.shape != x.shape:
+        shortcut = layers.conv_norm(shortcut, x.shape[-1], 1, f"{name}_shortcut", strides)
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+_BASIC = ((3, 1, True), (3, 1, False))
+_BOTTLENECK = ((1, 1, False), (3, 1, True), (1, 4, False))
+
+_kaiming = functools.partial(keras.initializers.VarianceScaling, 2.0, "fan_in", "untruncated_normal")
+_glorot = keras.initializers.GlorotNormal
+
+_WITHOUT_NORM = ("lenet_300_100", "lenet_5", "small_convnet")
+
+_BODIES: dict[str, Callable[[Tensor, _Layers], Tensor]] = {
+    "lenet_300_100": _lenet_300_100,
+    "lenet_5": _lenet_5,
+    "small_convnet": _small_convnet,
+    **{name: functools.partial(_vgg, blocks=blocks) for name, blocks in _VGG.items()},
+    "resnet20": functools.partial(_resnet, stem=16, widths=(16, 32, 64), blocks=(3, 3, 3), block=_BASIC),
+    "resnet50": functools.partial(_resnet, stem=64, widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3), block=_BOTTLENECK),
+}
+
+NAMES = tuple(_BODIES)
+
+
+def build(
+    name: str, input_shape: tuple[int, int, int], classes: int, seed: int = 0, weight_decay: float = 0.0
+) -> keras.Model:
+    """Builds a network that ends in logits.
+
+    Args:
+        name: One of `NAMES`.
+        input_shape: Height, width and channels of the images.
+        classes: Number of classes, the width of the last layer.
+        seed: Seed of the initial weights: equal seeds give equal weights.
+        weight_decay: PyTorch's `weight_decay`, as an L2 penalty on every trainable weight. Searches for masks leave
+            penalties out of the score, so that it changes the training only.
+
+    Returns:
+        A built, uncompiled `keras.Model` from (batch, height, width, channels) to (batch, classes).
+
+    Raises:
+        ValueError: If there is no network of that name.
+
+    Example:
+
+    >>> build("lenet_300_100", (28, 28, 1), classes=10).count_params()
+    266610
+    """
+    if name not in _BODIES:
+        raise ValueError(f"Expected one of the networks {', '.join(NAMES)}. Received: {name!r}")
+    layers = _Layers(_glorot if name in _WITHOUT_NORM else _kaiming, seed, weight_decay)
+    images = keras.Input(input_shape, name="images")
+    features = _BODIES[name](images, layers)
+    return keras.Model(images, layers.dense(classes, "logits")(features), name=name)
