@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import types
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from force_tf.files import atomic_file
 
 _FORMAT = "force_tf.masks"
 _FORMAT_VERSION = 1
@@ -236,22 +237,8 @@ class Masks(Mapping[str, np.ndarray]):
             "metadata": self._metadata,
         }
         arrays = {f"bits_{i}": np.packbits(mask, axis=None) for i, mask in enumerate(self._masks.values())}
-        path = os.fspath(path)
-        folder = os.path.dirname(path) or "."
-        try:
-            handle, aside = tempfile.mkstemp(dir=folder, prefix=".masks-", suffix=".tmp")
-        except OSError as error:
-            raise type(error)(
-                f"Expected a path in a folder that exists and can be written ({error.strerror}). Received: {path!r}"
-            ) from None
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)
-            os.chmod(aside, 0o666 & ~_umask())
-            os.replace(aside, path)
-        except BaseException:
-            os.unlink(aside)
-            raise
+        with atomic_file(path) as file:
+            np.savez_compressed(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Masks:
@@ -301,10 +288,3 @@ def _unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if bits.dtype != np.uint8 or bits.size != (size + 7) // 8:
         raise ValueError(f"a mask of shape {shape} with {bits.size} bytes")
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
-
-
-def _umask() -> int:
-    # mkstemp makes private files; a mask file should have the mode that open() would give it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

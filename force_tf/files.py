@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file beside `path` for writing, which takes the place of `path` when the block ends.
+
+    If the block fails, what was at `path` stays as it was. Entering the block at the start of long work tells early
+    whether the result can be written.
+
+    Args:
+        path: The file to write.
+
+    Raises:
+        OSError: If the folder does not exist or cannot be written, or `path` is a folder.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"Expected the path of a file. Received: {path!r}, which is a folder.")
+    try:
+        handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".force_tf-", suffix=".tmp")
+    except OSError as error:
+        raise type(error)(
+            f"Expected a path in a folder that exists and can be written ({error.strerror}). Received: {path!r}"
+        ) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
+def _umask() -> int:
+    # mkstemp makes private files; a finished file should have the mode that open() would give it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
