@@ -2,9 +2,28 @@
 
 from force_tf.compat import check_versions
 
-check_versions()
+check_versions()  # before anything below relies on them
 
-from force_tf.masks import Masks  # noqa: E402 (the versions are checked before anything relies on them)
+from force_tf import criteria, plots, schedules  # noqa: E402
+from force_tf.collapse import LayerCollapseWarning  # noqa: E402
+from force_tf.export import benchmark_tflite, export_tflite  # noqa: E402
+from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
+from force_tf.masks import Masks  # noqa: E402
+from force_tf.prune_at_init import PruneAtInit  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
-__all__ = ["Masks", "__version__"]
+__all__ = [
+    "LayerCollapseWarning",
+    "MaskedLayer",
+    "Masks",
+    "PruneAtInit",
+    "__version__",
+    "apply_masks",
+    "benchmark_tflite",
+    "criteria",
+    "export_tflite",
+    "get_masks",
+    "plots",
+    "schedules",
+    "strip_pruning",
+]

@@ -141,9 +141,9 @@ def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]
     opt_in: set[str] = set()
     left_out: dict[str, str] = {}
     seen: set[int] = set()
-    for path, chain in _walk(model, "", ()):
+    for path, chain in walk_layers(model):
         layer = chain[-1]
-        default = _attributes(layer, _PRUNABLE)
+        default = prunable_attributes(layer)
         optional = _attributes(layer, _OPT_IN)
         for attribute in default + optional:
             variable = weight_variable(layer, attribute)
@@ -162,7 +162,7 @@ def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]
     return weights, opt_in, left_out
 
 
-def _walk(parent, prefix: str, chain: tuple) -> Iterator[tuple[str, tuple]]:
+def walk_layers(parent: Any, prefix: str = "", chain: tuple = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yields (path, layers from the top down to this one) of every layer below `parent`, outer layers first."""
     taken: set[str] = set()
     for layer in sub_layers(parent):
@@ -173,25 +173,41 @@ def _walk(parent, prefix: str, chain: tuple) -> Iterator[tuple[str, tuple]]:
         taken.add(name)
         path = f"{prefix}{name}"
         yield path, (*chain, layer)
-        yield from _walk(layer, f"{path}/", (*chain, layer))
+        yield from walk_layers(layer, f"{path}/", (*chain, layer))
 
 
 def sub_layers(layer: Any) -> list[Any]:
-    """Returns the direct sub-layers of a layer or model, in the order in which they were added."""
+    """Returns the direct sub-layers of a layer or model, in the order in which they were added.
+
+    A wrapper that only masks a layer shows itself as that layer (`masked_layer`), so paths are the same with and
+    without masks.
+    """
     if isinstance(layer, keras.Model):
-        return list(layer.layers)
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+        layers = layer.layers
+    else:
+        layers = layer._flatten_layers(include_self=False, recursive=False)
+    return [getattr(sub, "masked_layer", sub) for sub in layers]
+
+
+def prunable_attributes(layer: Any) -> tuple[str, ...]:
+    """Returns the names of a layer's own weights that are pruned by default, sub-layers aside."""
+    return _attributes(layer, _PRUNABLE)
 
 
 def weight_variable(layer: Any, attribute: str) -> Any | None:
-    """Returns the variable of a layer's weight, or None if the layer has none.
+    """Returns the variable of a layer's weight, or None if the layer has none."""
+    slot = weight_slot(layer, attribute)
+    return None if slot is None else vars(layer)[slot]
+
+
+def weight_slot(layer: Any, attribute: str) -> str | None:
+    """Returns the entry of `vars(layer)` that holds the variable of a weight, or None if the layer has none.
 
     Several Keras layers keep `kernel` in `_kernel`, and compute what the public property returns.
     """
     for name in (attribute, f"_{attribute}"):
-        value = vars(layer).get(name)
-        if isinstance(value, keras.Variable):
-            return value
+        if isinstance(vars(layer).get(name), keras.Variable):
+            return name
     return None
 
 
@@ -274,3 +290,39 @@ def preserved_variables(model: Any) -> Iterator[None]:
     finally:
         for variable, value in state:
             variable.assign(value)
+
+
+def input_specs(model: Any, batches: Any = None) -> Any:
+    """Returns the type specs of a model's inputs, in its own structure, with all sizes but the batch size known.
+
+    Args:
+        model: A built Keras model.
+        batches: `Batches` that tell what the model does not, or None.
+
+    Raises:
+        ValueError: If neither tells all sizes.
+    """
+    if isinstance(model, keras.Sequential):
+        inputs = model.inputs[0] if model.inputs else None
+    else:
+        inputs = model.input if getattr(model, "inputs", None) else None
+    known = inputs is not None and all(None not in tensor.shape[1:] for tensor in tf.nest.flatten(inputs))
+    if not known and batches is not None:
+        return tf.nest.map_structure(lambda leaf: tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype), batches.first.x)
+    if not known:
+        shapes = (
+            [tuple(tensor.shape) for tensor in tf.nest.flatten(inputs)] if inputs is not None else "no known inputs"
+        )
+        raise ValueError(
+            "Expected a model whose input shapes are fully known; pass `data` to tell them. "
+            f"Received: the model {model.name!r} with input shapes {shapes}"
+        )
+    return tf.nest.map_structure(lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), inputs)
+
+
+def logits(output: tf.Tensor) -> tf.Tensor:
+    """Returns an output before its softmax or sigmoid, or the output itself if it has neither.
+
+    Keras's activations leave their inputs on the outputs, for its own cross-entropy losses.
+    """
+    return getattr(output, "_keras_logits", output)

@@ -1,0 +1,88 @@
+"""Has pruning cut the network in two? Found out by trying it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf.keras_models import PrunableWeight, input_specs, preserved_variables
+
+_ROWS = 16
+
+
+class LayerCollapseWarning(UserWarning):
+    """The output of a pruned network no longer depends on its input."""
+
+
+def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any | None:
+    """Returns a few rows to try a model on: real ones if they differ, else random ones; None if no shape is known."""
+    if batches is not None:
+        rows = tf.nest.map_structure(lambda leaf: leaf[:_ROWS], batches.first.x)
+        if all(leaf.shape[0] > 1 for leaf in tf.nest.flatten(rows) if isinstance(leaf, tf.Tensor)):
+            return rows
+    try:
+        specs = input_specs(model, batches)
+    except ValueError:
+        return None
+
+    def draw(spec):
+        shape = [_ROWS, *spec.shape[1:]]
+        if spec.dtype.is_floating:
+            return tf.constant(random.standard_normal(shape), spec.dtype)
+        return tf.constant(random.integers(0, 2, shape), spec.dtype)  # indices that every table has
+
+    return tf.nest.map_structure(draw, specs)
+
+
+def collapsed_weights(
+    model: Any, weights: Sequence[PrunableWeight], masks: Sequence[np.ndarray], inputs: Any
+) -> list[str]:
+    """Says which weights are to blame if the pruned network's output no longer depends on its input.
+
+    Skip connections make a layer without weights harmless, so the network is run in inference mode rather than its
+    weights counted: it has collapsed if one of its outputs is the same for every row, and is not so without masks.
+
+    Args:
+        model: The Keras model with its dense weights; it comes back as it was.
+        weights: Its prunable weights.
+        masks: One boolean array per weight.
+        inputs: A batch to try it on.
+
+    Returns:
+        The paths of the weights that keep nothing, else of the three that keep the smallest part; an empty list if the
+        network has not collapsed.
+    """
+    with preserved_variables(model):
+        dense = _constant_outputs(model, inputs)
+        for weight, mask in zip(weights, masks):
+            weight.variable.assign(tf.where(mask, weight.variable.value, 0))
+        masked = _constant_outputs(model, inputs)
+    if not any(now and not before for now, before in zip(masked, dense)):
+        return []
+    empty = [weight.path for weight, mask in zip(weights, masks) if not mask.any()]
+    thinnest = sorted(range(len(weights)), key=lambda i: masks[i].mean())[:3]
+    return empty or [weights[i].path for i in sorted(thinnest)]
+
+
+def _constant_outputs(model, inputs) -> list[bool]:
+    """For each output: is it the same for every row, up to the rounding of its largest value?"""
+    constant = []
+    for output in tf.nest.flatten(model(inputs, training=False)):
+        rows = np.asarray(tf.cast(output, tf.float64))
+        resolution = 16 * np.finfo(output.dtype.as_numpy_dtype).eps if output.dtype.is_floating else 0
+        spread = np.abs(rows - rows[:1]).max(initial=0.0)
+        constant.append(bool(spread <= resolution * np.abs(rows).max(initial=0.0)))
+    return constant
+
+
+def collapse_message(paths: Sequence[str], masks: dict[str, np.ndarray]) -> str:
+    """Returns the text of the warning: what happened, where, and what helps."""
+    kept = ", ".join(f"{path} (keeps {np.count_nonzero(masks[path]):,} of {masks[path].size:,})" for path in paths)
+    return (
+        f"The pruned network has collapsed: its output no longer depends on its input. Look at {kept}. What helps: a "
+        "lower `sparsity`, more `steps`, more `batches`, `min_per_layer=`, `scope='layer'`, or a method that keeps "
+        "every layer alive, such as 'synflow'."
+    )

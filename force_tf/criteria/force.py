@@ -1,0 +1,25 @@
+"""FORCE: foresight connection sensitivity."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+from force_tf.criteria.base import Criterion, Network
+
+
+@dataclasses.dataclass(frozen=True)
+class FORCE(Criterion):
+    """Foresight connection sensitivity, |θ ⊙ ∂L/∂θ̄| at θ̄ = θ⊙m, for pruned weights too.
+
+    It measures what a weight would matter in the pruned network, at the value that it had before pruning, so that a
+    pruned weight can score and return.
+
+    References:
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081), equation 8 and algorithm 1
+    """
+
+    def scores(self, network: Network) -> Iterable[tf.Tensor]:
+        return (tf.abs(weight * gradient) for weight, gradient in zip(network.dense, network.mean_gradient()))

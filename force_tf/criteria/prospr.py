@@ -1,0 +1,117 @@
+"""ProsPr: prospect pruning, by meta-gradients through the first steps of training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from force_tf.batches import Batch
+from force_tf.criteria.base import Criterion, Network
+from force_tf.gradients import GradientFunction
+
+
+@dataclasses.dataclass(frozen=True)
+class ProsPr(Criterion):
+    """Prospect pruning, |∂L(w_M)/∂m|: what a mask entry matters after M steps of training.
+
+    Starting from w_0 = θ⊙m, inner step i of SGD trains all trainable variables on batch i; the loss L is that of the
+    next batch. By the chain rule ∂L(w_M)/∂m = θ ⊙ ∂L(w_M)/∂w_0, and ∂L/∂w_0 follows from ∂L/∂w_M by going back
+    through the inner steps with one Hessian product each, which is exact and needs memory for M copies of the weights
+    rather than for M unrolled graphs. With several batches per step, as many meta-gradients are averaged, each over
+    fresh batches.
+
+    Args:
+        inner_steps: M, the number of SGD steps to look ahead.
+        inner_learning_rate: The learning rate of these steps.
+        momentum: Their momentum.
+        first_order: Detach the inner gradients, so that ∂L/∂w_0 becomes ∂L/∂w_M. Cheaper, and less exact.
+
+    References:
+        - [ProsPr](https://arxiv.org/abs/2202.08132), equation 4, algorithm 1, and section 3.3 (first order)
+    """
+
+    inner_steps: int = 3
+    inner_learning_rate: float = 0.1
+    momentum: float = 0.0
+    first_order: bool = False
+
+    def __post_init__(self):
+        if self.inner_steps < 1:
+            raise ValueError(f"Expected at least one inner step. Received: inner_steps={self.inner_steps!r}")
+        if not self.inner_learning_rate > 0:
+            raise ValueError(
+                f"Expected a positive learning rate. Received: inner_learning_rate={self.inner_learning_rate!r}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Expected a momentum in [0, 1). Received: momentum={self.momentum!r}")
+
+    def prepare(self, network: Network) -> None:
+        network.full_loss_gradient.trace()
+
+    def scores(self, network: Network) -> Iterable[tf.Tensor]:
+        total = None
+        for _ in range(network.batches_per_step):
+            gradients = self._meta_gradient(network, network.batches.take(self.inner_steps + 1))
+            total = gradients if total is None else [sum_ + gradient for sum_, gradient in zip(total, gradients)]
+        count = network.batches_per_step
+        return (tf.abs(weight * gradient / count) for weight, gradient in zip(network.dense, total))
+
+    def _meta_gradient(self, network: Network, batches: Sequence[Batch]) -> list[tf.Tensor]:
+        """∂L(w_M)/∂w_0 by the prunable weights; the model comes back as it was."""
+        function = network.full_loss_gradient
+        *inner, last = batches
+        states = [_State(network)]
+        velocity = None
+        try:
+            for batch in inner:
+                gradients = function(*batch)
+                velocity = gradients if velocity is None else _add(gradients, velocity, self.momentum)
+                weights = _add(states[-1].trainable, velocity, -self.inner_learning_rate)
+                _assign(states[-1].variables, weights)
+                states.append(_State(network))
+            meta = function(*last)
+            if not self.first_order:
+                meta = self._through_inner_steps(function, meta, states[:-1], inner)
+        finally:
+            states[0].restore()
+        return meta[: len(network.weights)]
+
+    def _through_inner_steps(
+        self, function: GradientFunction, meta: list[tf.Tensor], states: Sequence[_State], batches: Sequence[Batch]
+    ) -> list[tf.Tensor]:
+        # The adjoint of v_i = μ v_{i−1} + ∇L_i(w_{i−1}), w_i = w_{i−1} − η v_i.
+        velocity_adjoint = [tf.zeros_like(tensor) for tensor in meta]
+        for state, batch in zip(reversed(states), reversed(batches)):
+            state.restore()  # with the seeds too: Dropout must drop what it dropped on the way there
+            velocity_adjoint = [
+                self.momentum * adjoint - self.inner_learning_rate * tensor
+                for adjoint, tensor in zip(velocity_adjoint, meta)
+            ]
+            meta = _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
+        return meta
+
+
+class _State:
+    """The values of all variables of a network at one inner step."""
+
+    def __init__(self, network: Network):
+        self.variables = [weight.variable for weight in network.weights] + network.other_variables
+        self.trainable = [tf.convert_to_tensor(variable.value) for variable in self.variables]
+        self._others: list[Any] = network.model.non_trainable_variables
+        self._other_values = [tf.convert_to_tensor(variable.value) for variable in self._others]
+
+    def restore(self) -> None:
+        _assign(self.variables, self.trainable)
+        _assign(self._others, self._other_values)
+
+
+def _add(tensors: Sequence[tf.Tensor], others: Sequence[tf.Tensor], factor: float) -> list[tf.Tensor]:
+    return [tensor + factor * other for tensor, other in zip(tensors, others)]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
+    for variable, value in zip(variables, values):
+        variable.assign(value)

@@ -1,0 +1,44 @@
+"""SynFlow: synaptic flow, without data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from force_tf.criteria.base import Criterion, Network
+from force_tf.keras_models import input_specs, logits
+
+
+@dataclasses.dataclass(frozen=True)
+class SynFlow(Criterion):
+    """Synaptic flow, |θ̄ ⊙ ∂R/∂θ̄|, with R the sum of the outputs for one input of ones.
+
+    Every weight and every statistic of a normalization layer is replaced by its absolute value, and the model runs in
+    inference mode. Outputs that are softmax or sigmoid are taken before that activation, since the sum of a softmax
+    is constant. Needs no data and no loss.
+
+    References:
+        - [SynFlow](https://arxiv.org/abs/2006.05467), equation 2 and algorithm 1
+    """
+
+    needs_data: ClassVar[bool] = False
+
+    def prepare(self, network: Network) -> None:
+        for variable in network.model.variables:
+            if tf.as_dtype(variable.dtype).is_floating:
+                variable.assign(tf.abs(variable.value))
+
+    def scores(self, network: Network) -> Iterable[tf.Tensor]:
+        specs = input_specs(network.model, network.batches)
+        ones = tf.nest.map_structure(lambda spec: tf.ones([1, *spec.shape[1:]], spec.dtype), specs)
+        gradients = network.gradient_function(total_flow, [specs])(ones)
+        return (tf.abs(weight * gradient) for weight, gradient in zip(network.masked_weights(), gradients))
+
+
+def total_flow(model: Any, ones: Any) -> tf.Tensor:
+    """R: the sum of all outputs, as logits, in inference mode."""
+    outputs = tf.nest.flatten(model(ones, training=False))
+    return tf.add_n([tf.reduce_sum(logits(output)) for output in outputs])

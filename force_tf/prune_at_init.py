@@ -1,0 +1,358 @@
+"""`PruneAtInit`: the one loop that all methods share, and the table of what distinguishes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import numbers
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from force_tf import criteria, layers, schedules, selection
+from force_tf.batches import Batches
+from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
+from force_tf.keras_models import LayerSelection, PrunableWeight, check_model, preserved_variables, prunable_weights
+from force_tf.losses import DataLoss
+from force_tf.masks import Masks
+from force_tf.version import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a named method stands for: a score, and how it is iterated."""
+
+    criterion: type[criteria.Criterion]
+    steps: int = 1
+    schedule: str = "exponential"
+    revive: bool = False
+
+
+PRESETS = {
+    "snip": Preset(criteria.SNIP),
+    "iter_snip": Preset(criteria.SNIP, steps=60),
+    "force": Preset(criteria.FORCE, steps=60, revive=True),
+    "grasp": Preset(criteria.GraSP),
+    "iter_grasp": Preset(criteria.IterGraSP, steps=60),
+    "synflow": Preset(criteria.SynFlow, steps=100),
+    "prospr": Preset(criteria.ProsPr),
+    "magnitude": Preset(criteria.Magnitude),
+    "random": Preset(criteria.Random),
+}
+
+
+class PruneAtInit:
+    """Finds, before any training, the weights of a Keras model worth keeping.
+
+    From all weights kept, step t of T scores the network pruned so far and keeps exactly k_t = round(N · density_t)
+    of its N prunable weights: those with the largest scores, the lower index among equal ones.
+
+    Args:
+        method: "snip", "iter_snip", "force", "grasp", "iter_grasp", "synflow", "prospr", "magnitude", "random", or a
+            `force_tf.criteria.Criterion`. A criterion of this package brings the defaults of the method named after it;
+            another one is applied once.
+        sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1.
+        steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force" and "iter_grasp", 100 for
+            "synflow", 1 for the others.
+        schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
+        batches: How many batches each step's score is averaged over.
+        revive: Whether pruned weights may come back; None for the method's own: only in "force".
+        scope: "global" to compare all weights with each other, or "layer" to keep the same fraction of each tensor.
+        min_per_layer: Each weight tensor keeps at least so many weights, or all that it has. Taken from the k_t.
+        granularity: "weight".
+        layers: Which layers to prune: None for all that are pruned by default; names, paths or regular expressions
+            (matched in full); or a `callable(layer) -> bool`.
+        seed: Shuffles data given as arrays, and draws the scores of "random". None for another order every time.
+
+    Attributes:
+        history: One dict per step of the last search: "step", "density" and "kept" (after the cut), "saliency_kept"
+            (the part of the sum of all absolute scores that the kept weights have), "revived" (weights that came back
+            in this step), "seconds".
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range, or a name is unknown.
+
+    Example:
+
+    ```python
+    pruner = force_tf.PruneAtInit("force", sparsity=0.99)
+    pruned = pruner.prune(model, (x_train, y_train))
+    pruned.fit(x_train, y_train)
+    ```
+
+    References:
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081) (FORCE, Iterative SNIP, GraSP-It)
+        - [SNIP](https://arxiv.org/abs/1810.02340), [GraSP](https://arxiv.org/abs/2002.07376),
+          [SynFlow](https://arxiv.org/abs/2006.05467), [ProsPr](https://arxiv.org/abs/2202.08132)
+    """
+
+    def __init__(
+        self,
+        method: str | criteria.Criterion = "force",
+        sparsity: float = 0.99,
+        steps: int | None = None,
+        schedule: str | schedules.Schedule | None = None,
+        batches: int = 1,
+        revive: bool | None = None,
+        scope: str = "global",
+        min_per_layer: int = 0,
+        granularity: str = "weight",
+        layers: LayerSelection = None,
+        seed: int | None = None,
+    ):
+        self.method, self.criterion, preset = _resolve_method(method)
+        self.sparsity = _check_sparsity(sparsity)
+        self.steps = _check_integer("steps", preset.steps if steps is None else steps, minimum=1)
+        self.schedule = preset.schedule if schedule is None else schedule
+        self._schedule = schedules.get(self.schedule)
+        self.batches = _check_integer("batches", batches, minimum=1)
+        self.revive = _check_choice("revive", preset.revive if revive is None else revive, (True, False))
+        self.scope = _check_choice("scope", scope, ("global", "layer"))
+        self.min_per_layer = _check_integer("min_per_layer", min_per_layer, minimum=0)
+        self.granularity = _check_choice("granularity", granularity, ("weight",))
+        self.layers = layers
+        self.seed = None if seed is None else _check_integer("seed", seed, minimum=0)
+        self.history: list[dict[str, Any]] = []
+        self._densities = schedules.densities(self._schedule, self.steps, 1.0 - self.sparsity)
+
+    def __repr__(self) -> str:
+        return f"PruneAtInit(method={self.method!r}, sparsity={self.sparsity}, steps={self.steps})"
+
+    def find_masks(
+        self,
+        model: keras.Model,
+        data: Any = None,
+        loss: Any = None,
+        batch_size: int = 128,
+        verbose: str | int = "auto",
+    ) -> Masks:
+        """Searches the masks. The model comes back bit for bit as it was, also when the search fails or is interrupted.
+
+        Args:
+            model: A built Keras model.
+            data: What `fit` takes: a batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a
+                `PyDataset`, or any iterable of batches. Each step takes the next `batches` batches, and the data starts
+                over when it runs out. "synflow", "magnitude" and "random" need none.
+            loss: A Keras loss, its name, or any `callable(y_true, y_pred)` (or a list or dict of them for several
+                outputs); None for the model's compiled loss. Regularizers are not scored.
+            batch_size: The batch size for arrays. Other data keeps its own.
+            verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
+
+        Returns:
+            The `Masks`, with the settings of the search in their metadata.
+
+        Raises:
+            TypeError: If `model` is not a Keras 3 model, or `data` or `loss` of no such form.
+            ValueError: If the model is not built or pruned already, if data, targets or loss do not fit, if nothing
+                would be left, or if a loss, gradient or score is not finite.
+
+        Warns:
+            LayerCollapseWarning: If the output of the pruned network no longer depends on its input.
+        """
+        verbose = _check_choice("verbose", verbose, ("auto", 0, 1, 2))
+        check_model(model)
+        if layers.is_pruned(model):
+            raise ValueError(
+                "Expected a model without masks; call `force_tf.strip_pruning(model)` first. "
+                f"Received: the model {model.name!r}, which is pruned already"
+            )
+        weights, left_out = prunable_weights(model, self.layers)
+        counts = self._counts(weights)
+        network = self._network(model, weights, data, loss, _check_integer("batch_size", batch_size, minimum=1))
+        with preserved_variables(model):
+            flat = self._search(network, counts, verbose)
+        masks = dict(zip((weight.path for weight in weights), _split(flat, weights)))
+        return Masks(masks, left_out=left_out, metadata=self._metadata() | self._check_collapse(network, masks))
+
+    def prune(
+        self,
+        model: keras.Model,
+        data: Any = None,
+        loss: Any = None,
+        batch_size: int = 128,
+        verbose: str | int = "auto",
+    ) -> keras.Model:
+        """Returns the pruned model, ready for `fit`: `apply_masks(model, self.find_masks(model, ...))`.
+
+        The arguments are those of `find_masks`.
+        """
+        return layers.apply_masks(model, self.find_masks(model, data, loss, batch_size, verbose))
+
+    def _counts(self, weights: Sequence[PrunableWeight]) -> list[int]:
+        """k_t of every step, checked before any work."""
+        total = sum(weight.size for weight in weights)
+        counts = [round(total * density) for density in self._densities]
+        if min(counts) < 1:
+            raise ValueError(
+                f"Expected a sparsity that leaves at least one of the {total:,} prunable weights. "
+                f"Received: sparsity={self.sparsity}"
+            )
+        floor = sum(min(self.min_per_layer, weight.size) for weight in weights)
+        if floor > min(counts):
+            raise ValueError(
+                f"Expected a `min_per_layer` that {min(counts):,} kept weights can fill; over {len(weights)} tensors it "
+                f"needs {floor:,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
+            )
+        if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
+            raise ValueError(
+                "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
+                f"revive=True). Received: schedule={self.schedule!r}"
+            )
+        return counts
+
+    def _network(self, model, weights, data, loss, batch_size: int) -> criteria.Network:
+        network = criteria.Network(model, weights, np.random.default_rng(self.seed), self.batches)
+        if self.criterion.needs_data:
+            if data is None:
+                raise ValueError(f"Expected `data`: the method {self.method!r} scores a loss. Received: data=None")
+            network.data_loss = self.criterion.loss(DataLoss(model, loss))
+        if data is not None:
+            network.batches = Batches(data, batch_size, self.seed)
+        if self.criterion.needs_data:
+            network.batches.check = network.data_loss.check_targets
+        return network
+
+    def _search(self, network: criteria.Network, counts: Sequence[int], verbose: str | int) -> np.ndarray:
+        self.history = []
+        sizes = [weight.size for weight in network.weights]
+        self.criterion.prepare(network)
+        network.dense = network.masked_weights()
+        keep = np.ones(sum(sizes), bool)
+        progress = keras.utils.Progbar(
+            len(counts), verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
+        )
+        for step, count in enumerate(counts, 1):
+            begin = time.perf_counter()
+            scores = _flat_scores(self.criterion.scores(network), network.weights, keep.size)
+            before = keep
+            keep = selection.select(
+                scores,
+                sizes,
+                count,
+                scope=self.scope,
+                min_per_layer=self.min_per_layer,
+                eligible=None if self.revive or step == 1 else before,
+            )
+            row = {
+                "step": step,
+                "density": count / keep.size,
+                "kept": count,
+                "saliency_kept": _saliency_kept(scores, keep),
+                "revived": int(np.count_nonzero(keep & ~before)),
+            }
+            if step < len(counts):
+                for weight, dense, mask in zip(network.weights, network.dense, _split(keep, network.weights)):
+                    weight.variable.assign(tf.where(mask, dense, 0))
+            self.history.append({**row, "seconds": time.perf_counter() - begin})
+            progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
+        return keep
+
+    def _check_collapse(self, network: criteria.Network, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+        inputs = probe_inputs(network.model, network.batches, network.random)
+        if inputs is None:  # a subclassed model and no data: there is nothing to try it on
+            return {"collapsed": None, "collapsed_weights": []}
+        paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
+        if paths:
+            warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=3)
+        return {"collapsed": bool(paths), "collapsed_weights": paths}
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "criterion": repr(self.criterion),
+            "sparsity": self.sparsity,
+            "steps": self.steps,
+            "schedule": self.schedule if isinstance(self.schedule, str) else repr(self.schedule),
+            "batches": self.batches,
+            "revive": self.revive,
+            "scope": self.scope,
+            "min_per_layer": self.min_per_layer,
+            "granularity": self.granularity,
+            "seed": self.seed,
+            "versions": {"force_tf": __version__, "keras": keras.__version__, "tensorflow": tf.__version__},
+        }
+
+
+def _resolve_method(method) -> tuple[str, criteria.Criterion, Preset]:
+    if isinstance(method, criteria.Criterion):
+        for name, preset in PRESETS.items():
+            if type(method) is preset.criterion:
+                return name, method, preset
+        return type(method).__name__, method, Preset(type(method))
+    if not isinstance(method, str):
+        raise TypeError(f"Expected `method` to be a name or a force_tf.criteria.Criterion. Received: method={method!r}")
+    if method not in PRESETS:
+        close = difflib.get_close_matches(method.lower(), PRESETS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Expected `method` to be one of {', '.join(map(repr, PRESETS))}.{hint} Received: {method!r}")
+    preset = PRESETS[method]
+    return method, preset.criterion(), preset
+
+
+def _check_sparsity(sparsity) -> float:
+    if not isinstance(sparsity, numbers.Real) or isinstance(sparsity, bool):
+        raise TypeError(f"Expected `sparsity` to be a number in [0, 1). Received: sparsity={sparsity!r}")
+    if not 0 <= sparsity < 1:  # also refuses NaN
+        raise ValueError(
+            f"Expected `sparsity`, the fraction of weights to remove, to be in [0, 1). Received: sparsity={sparsity!r}"
+        )
+    return float(sparsity)
+
+
+def _check_integer(name: str, value, minimum: int) -> int:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be an integer of at least {minimum}. Received: {name}={value!r}")
+    if value < minimum:
+        raise ValueError(f"Expected `{name}` to be at least {minimum}. Received: {name}={value!r}")
+    return int(value)
+
+
+def _check_choice(name: str, value, choices: tuple):
+    if not isinstance(value, (str, int)) or value not in choices:
+        close = difflib.get_close_matches(str(value), [c for c in choices if isinstance(c, str)], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"Expected `{name}` to be one of {', '.join(map(repr, choices))}.{hint} Received: {name}={value!r}"
+        )
+    return value
+
+
+def _flat_scores(scores, weights: Sequence[PrunableWeight], total: int) -> np.ndarray:
+    """One flat array of all scores, filled tensor by tensor so that only one copy of them is held."""
+    double = any(tf.as_dtype(weight.variable.dtype) == tf.float64 for weight in weights)
+    flat = np.empty(total, np.float64 if double else np.float32)
+    end = filled = 0
+    for weight, score in zip(weights, scores):
+        if tuple(score.shape) != weight.shape:
+            raise ValueError(f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {score.shape}")
+        begin, end = end, end + weight.size
+        flat[begin:end] = np.ravel(score)
+        filled += 1
+    if filled != len(weights):
+        raise ValueError(f"Expected scores for {len(weights)} weights. Received: {filled}")
+    # A sum is NaN if a summand is; summing is cheaper than looking at every score.
+    if np.isnan(flat.sum(dtype=np.float64)):
+        for weight, part in zip(weights, _split(flat, weights)):
+            if np.isnan(part).any():
+                raise ValueError(
+                    f"Expected scores without NaN. Received: {np.isnan(part).sum()} NaN for {weight.path!r}"
+                )
+    return flat
+
+
+def _split(flat: np.ndarray, weights: Sequence[PrunableWeight]) -> list[np.ndarray]:
+    ends = np.cumsum([weight.size for weight in weights])
+    return [part.reshape(weight.shape) for part, weight in zip(np.split(flat, ends[:-1]), weights)]
+
+
+def _saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
+    magnitudes = np.abs(scores)
+    total = magnitudes.sum(dtype=np.float64)
+    return float(magnitudes.sum(dtype=np.float64, where=keep) / total) if 0 < total < np.inf else float("nan")

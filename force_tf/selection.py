@@ -1,0 +1,161 @@
+"""The cut: exactly the k best of all scores, by index, over the whole network or layer by layer.
+
+Among equal scores the lower index wins, so that exactly k weights are kept whatever the ties. Scores may be infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Scores below this size are partitioned whole: a bracket would not pay.
+_SMALL = 1 << 17
+_SAMPLES = 1 << 15
+
+
+def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.ndarray:
+    """Marks the k largest scores; among equal scores the lower index wins.
+
+    Args:
+        scores: One-dimensional array of floats without NaN.
+        k: How many to mark, at most as many as there are eligible scores.
+        eligible: Booleans that mark which scores count; None for all.
+
+    Returns:
+        A boolean array with exactly k entries set, all of them eligible.
+    """
+    available = scores.size if eligible is None else int(np.count_nonzero(eligible))
+    if not 0 <= k <= available:
+        raise ValueError(f"Expected 0 <= k <= {available}, the number of eligible scores. Received: k={k}")
+    if k == 0:
+        return np.zeros(scores.size, bool)
+    if k == available:
+        return np.ones(scores.size, bool) if eligible is None else eligible.copy()
+    if eligible is not None:
+        scores = np.where(eligible, scores, scores.dtype.type(-np.inf))
+    threshold = _kth_largest(scores, k)
+    keep = scores > threshold
+    ties = scores == threshold
+    if eligible is not None:
+        ties &= eligible  # an eligible score may be -inf itself
+    keep[np.flatnonzero(ties)[: k - np.count_nonzero(keep)]] = True
+    return keep
+
+
+def _kth_largest(scores: np.ndarray, k: int) -> np.floating:
+    """The k-th largest score.
+
+    A sample brackets it, so that only the few scores inside the bracket are partitioned. Besides speed that avoids the
+    worst case of `np.partition`, which takes ten times as long when many scores are equal, as after a cut many are.
+    """
+    if scores.size < _SMALL:
+        return np.partition(scores, scores.size - k)[scores.size - k]
+    sample = scores[np.random.default_rng(0).integers(scores.size, size=_SAMPLES)]
+    sample.sort()
+    below = 1.0 - k / scores.size
+    position = _SAMPLES * below
+    margin = 6.0 * np.sqrt(_SAMPLES * below * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
+    low = sample[max(int(position - margin), 0)] if position > margin else -np.inf
+    high = sample[int(position + margin)] if position + margin < _SAMPLES else np.inf
+    above = scores > high
+    n_above = int(np.count_nonzero(above))
+    if k <= n_above:  # the sample missed, however unlikely
+        return _kth_largest(scores[above], k)
+    inside = np.logical_and(scores >= low, ~above)
+    n_inside = int(np.count_nonzero(inside))
+    if k > n_above + n_inside:
+        return _kth_largest(scores[scores < low], k - n_above - n_inside)
+    if low == high:
+        return scores.dtype.type(low)
+    candidates = scores[inside]
+    position = candidates.size - (k - n_above)
+    return np.partition(candidates, position)[position]
+
+
+def select(
+    scores: np.ndarray,
+    sizes: Sequence[int],
+    k: int,
+    *,
+    scope: str = "global",
+    min_per_layer: int = 0,
+    eligible: np.ndarray | None = None,
+) -> np.ndarray:
+    """Marks exactly k weights to keep.
+
+    Args:
+        scores: All scores, flat, tensor after tensor; floats without NaN.
+        sizes: The number of scores of each tensor; they sum to `len(scores)`.
+        k: How many to keep.
+        scope: "global" to compare all scores; "layer" to keep the same fraction of each tensor (the fractions are
+            rounded by largest remainder, so that the counts sum to k).
+        min_per_layer: Each tensor keeps at least so many of its weights, or all that it has. Taken from the k.
+        eligible: Booleans that mark which weights may be kept at all; None for all.
+
+    Returns:
+        A flat boolean array with exactly k entries set.
+
+    Raises:
+        ValueError: If fewer than k weights are eligible, or the floors need more than k.
+    """
+    sizes = np.asarray(sizes, np.int64)
+    ends = np.cumsum(sizes)
+    parts = [slice(end - size, end) for size, end in zip(sizes, ends)]
+    if eligible is None and scope == "global" and not min_per_layer:
+        return top_k(scores, k)
+    available = sizes if eligible is None else np.array([np.count_nonzero(eligible[part]) for part in parts])
+    floors = np.minimum(min_per_layer, available)
+    if k > available.sum():
+        raise ValueError(f"Expected at least {k} weights that may be kept. Received: {available.sum()}")
+    if floors.sum() > k:
+        raise ValueError(
+            f"Expected a floor that the {k} kept weights can fill; over {len(sizes)} tensors it needs {floors.sum()}. "
+            f"Lower `min_per_layer` or `sparsity`. Received: min_per_layer={min_per_layer}"
+        )
+    keep = np.zeros(scores.size, bool)
+    if scope == "layer":
+        quotas = apportion(k, sizes, floors, available)
+        for part, quota in zip(parts, quotas):
+            keep[part] = top_k(scores[part], quota, None if eligible is None else eligible[part])
+        return keep
+    rest = k - int(floors.sum())
+    for part, floor in zip(parts, floors):
+        keep[part] = top_k(scores[part], floor, None if eligible is None else eligible[part])
+    return keep | top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
+
+
+def apportion(k: int, sizes: np.ndarray, floors: np.ndarray, caps: np.ndarray) -> np.ndarray:
+    """Shares k among tensors in proportion to their sizes, within bounds, by largest remainder.
+
+    Args:
+        k: The number to share, with sum(floors) <= k <= sum(caps).
+        sizes: int64 sizes of the tensors.
+        floors: The least that each gets.
+        caps: The most that each gets, at least its floor.
+
+    Returns:
+        int64 counts that sum to k. Among equal remainders the earlier tensor gets the unit.
+    """
+    sizes, floors, caps = (np.asarray(a, np.int64) for a in (sizes, floors, caps))
+    shares = np.zeros(len(sizes))
+    free = np.ones(len(sizes), bool)
+    while True:
+        left = k - shares[~free].sum()
+        shares[free] = left * (sizes[free] / max(sizes[free].sum(), 1))
+        low, high = free & (shares < floors), free & (shares > caps)
+        # Binding first the side that is violated more keeps the rest feasible.
+        excess = (shares - caps)[high].sum() - (floors - shares)[low].sum()
+        bind = high if excess > 0 else low if low.any() else high
+        if not bind.any():
+            break
+        shares[bind] = caps[bind] if bind is high else floors[bind]
+        free &= ~bind
+    counts = np.clip(np.floor(shares + 1e-9).astype(np.int64), floors, caps)
+    while (missing := k - int(counts.sum())) != 0:
+        step = 1 if missing > 0 else -1
+        room = counts < caps if step > 0 else counts > floors
+        order = np.argsort(-step * (shares - counts), kind="stable")
+        chosen = order[room[order]][: abs(missing)]
+        counts[chosen] += step
+    return counts
