@@ -1,0 +1,109 @@
+"""Times a training step of `fit` on a wrapped model against the same step on the dense model.
+
+Both models are trained in turn within one run, so that whatever else the machine does falls on both alike.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import force_tf
+from force_tf.layers import apply_masks
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("network", "all", ["all", "convnet", "mlp"], "The network to time.")
+flags.DEFINE_string("optimizer", "adam", "A Keras optimizer, by name.")
+flags.DEFINE_float("sparsity", 0.95, "The fraction of the weights that is pruned.", lower_bound=0.0, upper_bound=1.0)
+flags.DEFINE_integer("batch_size", 128, "Samples per step.", lower_bound=1)
+flags.DEFINE_integer("steps", 20, "Steps per round: one call of `fit` of each model.", lower_bound=1)
+flags.DEFINE_integer("rounds", 25, "Rounds.", lower_bound=1)
+flags.DEFINE_bool("jit_compile", False, "Whether to compile the step with XLA.")
+
+
+def convnet() -> keras.Model:
+    """A VGG-like network for 32x32 images, 0.3 M weights."""
+    layers = [keras.Input((32, 32, 3))]
+    for filters in (32, 64, 128):
+        layers += [
+            keras.layers.Conv2D(filters, 3, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Conv2D(filters, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+        ]
+    return keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)])
+
+
+def mlp() -> keras.Model:
+    """LeNet-300-100 for 28x28 images, 0.27 M weights."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(300, activation="relu"),
+            keras.layers.Dense(100, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def step_times(model: keras.Model, pruned: keras.Model) -> np.ndarray:
+    """Returns the seconds per step, of shape (rounds, 2): dense, wrapped."""
+    rng = np.random.default_rng(0)
+    samples = FLAGS.batch_size * FLAGS.steps
+    x = rng.normal(size=(samples, *model.input_shape[1:])).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((x, rng.integers(10, size=samples))).batch(FLAGS.batch_size).cache()
+    times = np.empty((FLAGS.rounds, 2))
+    for network in (model, pruned):
+        network.fit(data, verbose=0)  # traces, and fills the cache
+    for times_of_round in times:
+        for place, network in enumerate((model, pruned)):
+            start = time.perf_counter()
+            network.fit(data, verbose=0)
+            times_of_round[place] = (time.perf_counter() - start) / FLAGS.steps
+    return times
+
+
+def measure(name: str) -> None:
+    """Prints the step times of one network."""
+    model = {"convnet": convnet, "mlp": mlp}[name]()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=FLAGS.optimizer, loss=loss, jit_compile=FLAGS.jit_compile)
+    rng = np.random.default_rng(0)
+    masks = {
+        f"{layer.name}/kernel": rng.random(layer.kernel.shape) >= FLAGS.sparsity
+        for layer in model.layers
+        if hasattr(layer, "kernel")
+    }
+    times = 1e3 * step_times(model, apply_masks(model, masks))
+    ratio = times[:, 1] / times[:, 0]
+    for label, column in (("dense", times[:, 0]), ("wrapped", times[:, 1])):
+        low, median, high = np.percentile(column, (25, 50, 75))
+        print(f"{name:8s} {label:8s} {median:8.3f} ms per step (quartiles {low:.3f} to {high:.3f})")
+    low, median, high = np.percentile(ratio, (25, 50, 75))
+    print(f"{name:8s} {'ratio':8s} {median:8.3f}             (quartiles {low:.3f} to {high:.3f})")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    devices = ", ".join(device.name.rpartition("physical_device:")[-1] for device in tf.config.list_physical_devices())
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {devices}; Python {platform.python_version()}, "
+        f"TensorFlow {tf.__version__}, Keras {keras.__version__}, force_tf {force_tf.__version__}"
+    )
+    print(f"batch size {FLAGS.batch_size}, {FLAGS.optimizer}, sparsity {FLAGS.sparsity}, {FLAGS.rounds} rounds")
+    for name in ("convnet", "mlp") if FLAGS.network == "all" else (FLAGS.network,):
+        measure(name)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,6 @@
+"""Layers that hold masks: wrap a model, read its masks, unwrap it."""
+
+from force_tf.layers.apply import apply_masks, get_masks, is_pruned, strip_pruning
+from force_tf.layers.keras3 import MaskedLayer
+
+__all__ = ["MaskedLayer", "apply_masks", "get_masks", "is_pruned", "strip_pruning"]

@@ -1,0 +1,308 @@
+"""`MaskedLayer`: a Keras 3 layer whose pruned weights are, and stay, exactly zero."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common import global_state
+
+from force_tf import keras_models
+
+# What Keras reads off a layer's `call` when it binds, casts and fills in arguments. The wrapper's own `call` takes
+# anything, so it shows those of the layer that it wraps.
+_CALL_CONVENTIONS = (
+    "_call_signature",
+    "call_signature_parameters",
+    "_call_has_training_arg",
+    "_call_has_mask_arg",
+    "_call_context_args",
+    "_call_has_context_arg",
+    "_convert_input_args",
+    "_allow_non_tensor_positional_args",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MaskedWeight:
+    """A weight that is masked: where it is, and its mask.
+
+    Attributes:
+        path: The weight's path relative to the wrapped layer.
+        owner: The layer that holds the weight, the wrapped one or one inside it.
+        slot: The entry of `vars(owner)` that holds the variable.
+        variable: The weight, float of any shape.
+        mask: Boolean of the same shape; True marks a kept weight.
+    """
+
+    path: str
+    owner: Any
+    slot: str
+    variable: keras.Variable
+    mask: keras.Variable
+
+    def effective(self) -> tf.Tensor:
+        """Returns θ⊙m in the dtype in which the owner computes."""
+        value = _keep(self.variable.value, self.mask)
+        owner = self.owner
+        return tf.cast(value, owner.compute_dtype) if owner.autocast else value
+
+    def project(self) -> None:
+        """Makes the pruned entries of the variable zero."""
+        self.variable.assign(_keep(self.variable.value, self.mask))
+
+
+@keras.saving.register_keras_serializable(package="force_tf")
+class MaskedLayer(keras.layers.Wrapper):
+    """Wraps a layer and holds a mask for some of its weights.
+
+    With a mask m over a weight θ, the layer computes with θ⊙m. Pruned weights (those where m is False) are exactly
+    zero and have a gradient of exactly zero, whatever flows back into them. After every step of a Keras optimizer they
+    are set to zero again, so that optimizers which move weights without a gradient cannot revive them, and the same
+    holds for the moving averages of `use_ema=True`. What is written to a file is projected first.
+
+    The wrapper takes the name, the dtype policy and the trainability of the layer, is called as the layer is, and keeps
+    its masks as non-trainable boolean weights that start all True. `get_config` does not hold them: they are in
+    `get_weights()`, `.weights.h5` and `.keras` files like every other weight.
+
+    Args:
+        layer: The `keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.
+        weights: Paths of the weights to mask, relative to the layer, such as `("kernel",)` or
+            `("query/kernel", "value/kernel")`. None stands for all weights that are pruned by default.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        TypeError: If `weights` is a single string.
+        ValueError: If `layer` is a `MaskedLayer`, or (once it is built) has no such weight.
+
+    Example:
+
+    >>> layer = MaskedLayer(keras.layers.Dense(2, name="logits"))
+    >>> layer.build((None, 3))
+    >>> layer.set_masks({"kernel": [[1, 0], [0, 0], [0, 1]]})
+    >>> layer(np.ones((1, 3))).shape
+    TensorShape([1, 2])
+    """
+
+    def __init__(self, layer: keras.layers.Layer, weights: Iterable[str] | None = None, **kwargs: Any):
+        if isinstance(layer, MaskedLayer):
+            raise ValueError(f"Expected a layer without masks, or call strip_pruning first. Received: layer={layer}")
+        if isinstance(weights, str):
+            raise TypeError(f"Expected `weights` to be a list of weight paths. Received: weights={weights!r}")
+        if isinstance(layer, keras.layers.Layer):  # if not, Wrapper says so
+            kwargs = {
+                "name": layer.name,
+                "dtype": layer.dtype_policy,
+                "trainable": layer.trainable,
+                "autocast": layer.autocast,
+                **kwargs,
+            }
+        super().__init__(layer, **kwargs)
+        self.weight_paths = None if weights is None else tuple(weights)
+        self.sub_layer_names: tuple[str, ...] = ()
+        self.masked_weights: list[_MaskedWeight] = []
+        self.supports_masking = layer.supports_masking
+        self.supports_jit = layer.supports_jit
+        for name in _CALL_CONVENTIONS:
+            setattr(self, name, getattr(layer, name))
+
+    @property
+    def masked_layer(self) -> keras.layers.Layer:
+        """The layer that is masked, for which this wrapper stands in a model."""
+        return self.layer
+
+    def __call__(self, *args, **kwargs):
+        if not self.masked_weights:
+            # A symbolic call makes Keras build the layer as if it were not wrapped: with the shapes that its `build`
+            # asks for, or by running its `call` if it has no `build`.
+            args_spec, kwargs_spec = keras.tree.map_structure(_spec, (args, kwargs))
+            self.layer(*args_spec, **kwargs_spec)
+            self.build()
+        return super().__call__(*args, **kwargs)
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Builds the layer, if it is not, and the masks. Takes the arguments of the layer's own `build`."""
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+        if not self.masked_weights:
+            self._restore_sub_layer_names()
+            self.masked_weights = [self._add_mask(path) for path in self._paths_to_mask()]
+
+    def _restore_sub_layer_names(self) -> None:
+        # Keras numbers unnamed sub-layers anew in every copy; paths must outlive copying and loading.
+        inner = [chain[-1] for _, chain in keras_models.walk_layers(self.layer)]
+        if len(inner) == len(self.sub_layer_names):
+            for layer, name in zip(inner, self.sub_layer_names):
+                layer.name = name
+
+    def _owners(self) -> dict[str, Any]:
+        """Maps the relative path of the wrapped layer ("") and of every layer in it to the layer."""
+        return {"": self.layer, **{path: chain[-1] for path, chain in keras_models.walk_layers(self.layer)}}
+
+    def _paths_to_mask(self) -> tuple[str, ...]:
+        if self.weight_paths is not None:
+            return self.weight_paths
+        paths = tuple(
+            f"{path}/{attribute}".lstrip("/")
+            for path, owner in self._owners().items()
+            for attribute in keras_models.prunable_attributes(owner)
+            if keras_models.weight_slot(owner, attribute)
+        )
+        if not paths:
+            raise ValueError(
+                "Expected a layer with weights that are pruned by default, or name them with `weights`. "
+                f"Received: layer={self.layer}"
+            )
+        return paths
+
+    def _add_mask(self, path: str) -> _MaskedWeight:
+        owner_path, _, attribute = path.rpartition("/")
+        owner = self._owners().get(owner_path)
+        slot = owner and keras_models.weight_slot(owner, attribute)
+        if not slot:
+            known = ", ".join(weight.path for weight in self.layer.weights)
+            raise ValueError(
+                f"Expected `weights` to name weights of {self.layer.name!r} by their path inside the layer (the layer "
+                f"has {known}). Received: {path!r}"
+            )
+        variable = vars(owner)[slot]
+        mask = self.add_weight(
+            name=f"{path.replace('/', '_')}_mask",
+            shape=variable.shape,
+            initializer="ones",
+            dtype="bool",
+            trainable=False,
+            autocast=False,
+        )
+        # Both stand on the variable, not on the layer, so the layer's own config stays as it was.
+        variable.constraint = _KeepPruned(mask, variable.constraint)
+        if variable.regularizer is not None:
+            variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
+        return _MaskedWeight(path, owner, slot, variable, mask)
+
+    def call(self, *args, **kwargs):
+        # The entries are replaced past Keras's `__setattr__`, which would track the tensors, and below properties such
+        # as `Dense.kernel`.
+        effective = [(weight, weight.effective()) for weight in self.masked_weights]
+        try:
+            for weight, value in effective:
+                vars(weight.owner)[weight.slot] = value
+            return self.layer(*args, **kwargs)
+        finally:
+            for weight, _ in effective:
+                vars(weight.owner)[weight.slot] = weight.variable
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_masks(self) -> dict[str, np.ndarray]:
+        """Returns the masks: a weight's path relative to the layer, to a boolean array of the weight's shape."""
+        return {weight.path: weight.mask.numpy() for weight in self.masked_weights}
+
+    def set_masks(self, masks: Mapping[str, Any]) -> None:
+        """Sets the masks and makes the pruned weights zero.
+
+        Args:
+            masks: Mapping from a weight's path relative to the layer to an array of booleans, or of zeros and ones, of
+                the weight's shape. Masks that are not named stay as they are.
+
+        Raises:
+            ValueError: If the layer has no masked weight of that path.
+        """
+        weights = {weight.path: weight for weight in self.masked_weights}
+        unknown = sorted(set(masks) - set(weights))
+        if unknown:
+            raise ValueError(f"Expected masks for weights among {sorted(weights)}. Received: {unknown}")
+        for path, mask in masks.items():
+            weights[path].mask.assign(mask)
+            weights[path].project()
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras writes a layer before the layers inside it, so this reaches the weights before they are written, also
+        # when they have been assigned since the last step.
+        for weight in self.masked_weights:
+            weight.project()
+        super().save_own_variables(store)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        # A layer without a `build` of its own gets its weights from its first call.
+        if type(self.layer).build is keras.layers.Layer.build:
+            return None
+        return self.layer.get_build_config()
+
+    def build_from_config(self, config: Mapping[str, Any]) -> None:
+        if not self.layer.built:
+            self.layer.build_from_config(config)
+        self.build()
+
+    def get_config(self) -> dict[str, Any]:
+        names = self.sub_layer_names or [chain[-1].name for _, chain in keras_models.walk_layers(self.layer)]
+        weights = None if self.weight_paths is None else list(self.weight_paths)
+        return {**super().get_config(), "weights": weights, "sub_layer_names": list(names)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> MaskedLayer:
+        config = dict(config)
+        names = config.pop("sub_layer_names", ())
+        wrapper = super().from_config(config, custom_objects=custom_objects)
+        wrapper.sub_layer_names = tuple(names)
+        return wrapper
+
+
+class _KeepPruned(keras.constraints.Constraint):
+    """Applies the user's constraint, then the mask. Keras optimizers apply it at the end of every step."""
+
+    def __init__(self, mask: keras.Variable, constraint: keras.constraints.Constraint | None):
+        self.mask = mask
+        self.constraint = constraint
+
+    def __call__(self, weight):
+        # Optimizers update their averages before they apply constraints, and later copy them into the model.
+        average = _moving_average(weight)
+        if average is not None:
+            average.assign(_keep(average.value, self.mask))
+        value = weight if self.constraint is None else self.constraint(weight)
+        return _keep(value, self.mask)
+
+
+class _MaskedRegularizer(keras.regularizers.Regularizer):
+    """Regularizes θ⊙m instead of θ, so that the penalty has no gradient at pruned weights either."""
+
+    def __init__(self, mask: keras.Variable, regularizer: keras.regularizers.Regularizer):
+        self.mask = mask
+        self.regularizer = regularizer
+
+    def __call__(self, weight):
+        return self.regularizer(_keep(weight, self.mask))
+
+
+def _keep(value: Any, mask: keras.Variable) -> tf.Tensor:
+    # Not a product: this and its gradient are zero at pruned weights even for infinities and NaN.
+    value = tf.convert_to_tensor(value)
+    return tf.where(mask.value, value, tf.zeros_like(value))
+
+
+def _moving_average(weight: keras.Variable) -> keras.Variable | None:
+    """Returns the average that the optimizer which is applying constraints keeps of a weight, if it does."""
+    scopes = global_state.get_global_attribute("name_scope_stack") or ()
+    callers = [scope.caller for scope in scopes if isinstance(scope.caller, keras.optimizers.Optimizer)]
+    if not callers or not callers[-1].use_ema:
+        return None
+    optimizer = callers[-1]
+    return optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
+
+
+def _spec(value: Any) -> Any:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
+    return value
