@@ -1,0 +1,70 @@
+"""Keeps the chatter of TensorFlow's converter and of the TFLite runtime from the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Callable[[], str]]:
+    """Holds back everything written to the standard streams, by native code too, while the block runs.
+
+    Warnings and log records are held back as well. Errors pass.
+
+    Yields:
+        A function that returns what native code has written so far.
+    """
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(tempfile.TemporaryFile())
+        # The converter is C++ and knows nothing of sys.stderr, a notebook's sys.stderr nothing of descriptor 2.
+        for descriptor in (1, 2):
+            stack.enter_context(_redirected(descriptor, held.fileno()))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)
+        yield lambda: _read(held)
+
+
+@contextlib.contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Puts Python's random state back when the block ends: Keras draws seeds from it when it builds layers."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    _flush()
+    original = os.dup(descriptor)
+    os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(original, descriptor)
+        os.close(original)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _read(file) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

@@ -1,0 +1,158 @@
+"""What a model takes: the specs of its inputs, and sample inputs that fit them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from force_tf import keras_models
+
+# Enough to see a difference, few enough for the largest models on a small machine.
+_SAMPLES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The inputs of a model.
+
+    Attributes:
+        structure: What the model is called with: a tensor, or a nested structure of them.
+        specs: The spec of each tensor of the structure, flattened; None stands for a dimension that may vary.
+    """
+
+    structure: Any
+    specs: tuple[tf.TensorSpec, ...]
+
+    def pack(self, tensors: Iterable[Any]) -> Any:
+        """Returns flat tensors in the structure that the model is called with."""
+        return keras.tree.pack_sequence_as(self.structure, list(tensors))
+
+    def with_batch_size(self, batch_size: int) -> Signature:
+        """Returns this signature with every varying batch size fixed."""
+        specs = (
+            tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, spec.name) if _varies(spec) else spec
+            for spec in self.specs
+        )
+        return Signature(self.structure, tuple(specs))
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size of the inputs, None if it may vary."""
+        return None if any(map(_varies, self.specs)) else self.specs[0].shape[0]
+
+
+def signature_of(model: keras.Model, samples: Any = None) -> Signature:
+    """Returns the inputs of a model, from its own declaration or, where it has none, from samples.
+
+    Raises:
+        ValueError: If a subclassed model comes without samples, or an input is of a dtype that TFLite does not take.
+    """
+    if isinstance(model, keras.Sequential) and model.inputs:
+        structure = model.inputs[0]
+    elif hasattr(model, "inputs"):
+        structure = model.input
+    elif samples is not None:
+        structure = keras.tree.map_structure(
+            lambda x: tf.TensorSpec([None, *np.shape(x)[1:]], np.asarray(x).dtype), samples
+        )
+    else:
+        raise ValueError(
+            "Expected `samples`, inputs to call the model with, since a subclassed model does not declare its inputs. "
+            f"Received: samples=None for the model {model.name!r}"
+        )
+    leaves = keras.tree.flatten_with_path(structure)
+    names = unique_names(
+        [leaf_name(path, getattr(leaf, "name", None) or f"input_{i}") for i, (path, leaf) in enumerate(leaves)]
+    )
+    specs = tuple(_spec(leaf, name) for (_, leaf), name in zip(leaves, names))
+    return Signature(structure, specs)
+
+
+def leaf_name(path: tuple, default: str) -> str:
+    """Returns the name of a tensor in a nested structure: its dict keys, or else a default."""
+    keys = [str(key) for key in path]
+    return "_".join(keys) if any(isinstance(key, str) for key in path) else default
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """Returns the names as identifiers, each once, as a TFLite signature needs them."""
+    taken: list[str] = []
+    for name in names:
+        name = re.sub(r"\W", "_", name)
+        taken.append(name if name not in taken else f"{name}_{len(taken)}")
+    return taken
+
+
+def _spec(leaf, name: str) -> tf.TensorSpec:
+    dtype = tf.as_dtype(leaf.dtype)
+    if dtype.is_floating:
+        dtype = tf.float32  # whatever precision the model trains in, the file computes in float32
+    elif not (dtype.is_integer or dtype.is_bool):
+        raise ValueError(f"Expected inputs of numbers or booleans. Received: the input {name!r} of dtype {dtype.name}")
+    return tf.TensorSpec(leaf.shape, dtype, name)
+
+
+def _varies(spec: tf.TensorSpec) -> bool:
+    return spec.shape[0] is None
+
+
+def flat_samples(model: keras.Model, signature: Signature, samples: Any, seed: int = 0) -> list[np.ndarray]:
+    """Returns samples for each input, checked against the signature; random ones if there are none.
+
+    Random numbers are standard normal, random integers valid indices of every Embedding of the model.
+
+    Raises:
+        ValueError: If samples do not fit the model, or none are given for a model with varying shapes.
+    """
+    if samples is None:
+        return _random_samples(model, signature, seed)
+    names = [spec.name for spec in signature.specs]
+    if isinstance(samples, dict) and set(samples) == set(names):
+        samples = [samples[name] for name in names]
+    arrays = [np.asarray(array) for array in keras.tree.flatten(samples)]
+    expected = ", ".join(f"{spec.name}: {tuple(spec.shape)}" for spec in signature.specs)
+    received = ", ".join(str(array.shape) for array in arrays)
+    sizes = {array.shape[:1] for array in arrays}
+    fits = len(arrays) == len(names) and all(
+        spec.shape.is_compatible_with([spec.shape[0], *array.shape[1:]]) and array.ndim
+        for spec, array in zip(signature.specs, arrays)
+    )
+    step = signature.batch_size or 1
+    if not fits or len(sizes) != 1 or not arrays[0].shape[0] or arrays[0].shape[0] % step:
+        raise ValueError(
+            f"Expected `samples` to hold an array for each input, of shapes ({expected}), with the same number of "
+            f"samples, a multiple of {step}. Received: arrays of shapes {received}"
+        )
+    return [array.astype(spec.dtype.as_numpy_dtype) for spec, array in zip(signature.specs, arrays)]
+
+
+def _random_samples(model: keras.Model, signature: Signature, seed: int) -> list[np.ndarray]:
+    step = signature.batch_size or 1
+    count = step * math.ceil(_SAMPLES / step)
+    rng = np.random.default_rng(seed)
+    limit = min((layer.input_dim for layer in layers_of(model) if isinstance(layer, keras.layers.Embedding)), default=2)
+    arrays = []
+    for spec in signature.specs:
+        if None in spec.shape[1:]:
+            raise ValueError(
+                "Expected `samples`, since the shape of an input may vary beyond its batch size. "
+                f"Received: samples=None, with the input {spec.name!r} of shape {tuple(spec.shape)}"
+            )
+        shape, dtype = (count, *spec.shape[1:]), spec.dtype
+        if dtype.is_floating:
+            arrays.append(rng.standard_normal(shape).astype(dtype.as_numpy_dtype))
+        else:
+            arrays.append(rng.integers(0, min(limit, dtype.max), shape).astype(dtype.as_numpy_dtype))
+    return arrays
+
+
+def layers_of(model: keras.Model) -> list[keras.Layer]:
+    """Returns every layer below a model, outer layers before the layers in them."""
+    return [chain[-1] for _, chain in keras_models.walk_layers(model)]

@@ -1,0 +1,202 @@
+"""TFLite export: sizes, zeros, outputs and reports of the files, and what stays as it was."""
+
+import gzip
+import json
+import os
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from force_tf.export import benchmark_tflite, export_tflite
+from force_tf.layers import apply_masks
+
+
+def _mlp():
+    return keras.Sequential(
+        [
+            keras.Input((256,)),
+            layers.Dense(300, "relu", name="a"),
+            layers.Dense(100, "relu", name="b"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def _zero_kernels(model, sparsity):
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        if weight.name != "bias" and len(weight.shape) > 1:
+            weight.assign(weight.numpy() * (rng.random(weight.shape) >= sparsity))
+    return model
+
+
+def _run(path, *inputs):
+    """Runs a file in an interpreter of its own, with inputs in the order of the file; returns the outputs by name."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path)).get_signature_runner()
+    return runner(**dict(zip(runner.get_input_details(), inputs)))
+
+
+def test_sparse_model_becomes_a_small_file_with_equal_outputs(tmp_path):
+    model = _zero_kernels(_mlp(), 0.95)
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    weights = 256 * 300 + 300 * 100 + 100 * 10
+    content = (tmp_path / "model.tflite").read_bytes()
+    assert report.bytes == len(content)
+    assert report.gzip_bytes == len(gzip.compress(content, mtime=0))
+    assert report.sparse
+    assert report.bytes < 0.12 * report.dense_bytes, f"{report.bytes} bytes against {report.dense_bytes}"
+    assert 4 * weights < report.dense_bytes < 4 * weights + 5000
+    # Random float32 numbers hardly compress: a dense model whose zeros are refilled keeps most of its bytes.
+    assert report.dense_gzip_bytes > 0.85 * 4 * weights, report.dense_gzip_bytes
+    x = np.random.default_rng(1).standard_normal((1, 256)).astype("float32")
+    (received,) = _run(report.path, x).values()
+    np.testing.assert_allclose(received, model.predict(x, verbose=0), atol=1e-5)
+    assert report.max_difference < 1e-5
+
+
+def test_zeros_of_a_masked_model_stand_in_the_file(tmp_path):
+    model = _mlp()
+    rng = np.random.default_rng(0)
+    masks = {f"{layer.name}/kernel": rng.random(layer.kernel.shape) >= 0.9 for layer in model.layers}
+    report = export_tflite(apply_masks(model, masks), tmp_path / "model.tflite", verbose=False)
+    expected = {mask.shape[::-1]: int(np.sum(~mask)) for mask in masks.values()}  # TFLite's kernels are transposed
+    assert {tensor.shape: tensor.zeros for tensor in report.tensors if len(tensor.shape) == 2} == expected
+    assert all(tensor.sparse for tensor in report.tensors if len(tensor.shape) == 2), str(report)
+    assert report.max_difference < 1e-5
+
+
+@pytest.mark.parametrize(("units", "sparsity"), [(3, 0.95), (300, 0.0), (300, 0.05)])
+def test_dense_encoding_where_it_is_smaller(units, sparsity, tmp_path):
+    model = _zero_kernels(keras.Sequential([keras.Input((8,)), layers.Dense(units)]), sparsity)
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    forced = export_tflite(model, tmp_path / "forced.tflite", sparse=True, verbose=False)
+    assert not report.sparse, report.encoding_reason
+    assert forced.bytes >= report.bytes
+
+
+def test_no_weight_is_lost_where_sparse_encoding_drops_some(tmp_path):
+    # TensorFlow stores these kernels in blocks of four along rows of six, and drops the last two of each row.
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(256)])
+    kernel = np.zeros((6, 256), "float32")
+    kernel[:, ::20] = 1 + np.arange(6 * 13).reshape(6, 13)
+    model.layers[0].kernel.assign(kernel)
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    (tensor,) = (tensor for tensor in report.tensors if tensor.size == kernel.size)
+    assert tensor.zeros == np.count_nonzero(kernel == 0), str(report)
+    assert report.max_difference < 1e-4
+
+
+def test_empty_kernels_of_one_shape_count_in_the_dense_size(tmp_path):
+    model = keras.Sequential([keras.Input((64,)), *(layers.Dense(64) for _ in range(3))])
+    for layer in model.layers[1:]:
+        layer.kernel.assign(np.zeros((64, 64)))
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    assert report.dense_bytes > 3 * 64 * 64 * 4, "identical empty kernels are merged in the dense reference"
+
+
+def test_several_inputs_and_outputs_in_dicts(tmp_path):
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), dtype="int32", name="b")
+    embedded = layers.Flatten()(layers.Embedding(5, 2)(b))
+    outputs = {"z": layers.Dense(2)(a), "y": layers.Dense(1)(layers.Concatenate()([a, embedded]))}
+    model = keras.Model({"b": b, "a": a}, outputs)
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    x = {"a": np.ones((1, 4), "float32"), "b": np.array([[0, 4, 2]], "int32")}
+    received = _run(report.path, x["a"], x["b"])
+    expected = model(x)
+    assert set(received) == {"y", "z"}
+    for name in received:
+        np.testing.assert_allclose(received[name], expected[name], atol=1e-6, err_msg=name)
+
+
+def test_recurrent_model_gets_batch_size_one(tmp_path):
+    model = keras.Sequential([keras.Input((6, 5)), layers.LSTM(8), layers.Dense(2)])
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    assert report.batch_size == 1
+    assert report.max_difference < 1e-5
+
+
+def test_batch_size_may_vary_where_that_of_the_model_may(tmp_path):
+    model = _mlp()
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    x = np.random.default_rng(0).standard_normal((7, 256)).astype("float32")
+    (received,) = _run(report.path, x).values()
+    assert report.batch_size is None
+    np.testing.assert_allclose(received, model.predict(x, verbose=0), atol=1e-5)
+
+
+def test_subclassed_model_is_exported_from_samples(tmp_path):
+    class Doubling(keras.Model):
+        def call(self, inputs):
+            return {"twice": 2 * inputs["x"]}
+
+    model = Doubling()
+    model({"x": np.ones((1, 3))})
+    with pytest.raises(ValueError, match=r"Expected `samples`.*Received: samples=None"):
+        export_tflite(model, tmp_path / "model.tflite")
+    report = export_tflite(model, tmp_path / "model.tflite", samples={"x": np.ones((2, 3), "float32")}, verbose=False)
+    np.testing.assert_array_equal(_run(report.path, np.full((1, 3), 4, "float32"))["twice"], np.full((1, 3), 8))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_other_precisions_are_rebuilt_in_float32(policy, tmp_path):
+    inner = keras.Sequential([keras.Input((20,)), layers.Dense(16, dtype=policy)], name="inner")
+    model = keras.Sequential(
+        [keras.Input((20,)), inner, layers.Dropout(0.5, dtype=policy), layers.Dense(2, dtype=policy)]
+    )
+    model.compile("sgd", loss=lambda y_true, y_pred: y_pred)  # cannot be serialized, and need not be
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    x = np.random.default_rng(1).standard_normal((1, 20)).astype("float32")
+    hidden = x @ inner.layers[0].kernel.numpy() + inner.layers[0].bias.numpy()
+    expected = hidden @ model.layers[2].kernel.numpy() + model.layers[2].bias.numpy()
+    (received,) = _run(report.path, x).values()
+    assert received.dtype == np.float32
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+    assert model.compiled
+    assert model.layers[-1].dtype_policy.name == policy
+
+
+def test_the_model_and_the_process_stay_as_they_were(tmp_path):
+    hidden = [layers.Dense(8, dtype="mixed_float16", activity_regularizer="l2"), layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((8,)), *hidden, layers.Dropout(0.5), layers.Dense(2)])
+    before = [variable.numpy() for variable in model.variables]
+    state, handlers = random.getstate(), list(tf.get_logger().handlers)
+    export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    for value, variable in zip(before, model.variables):
+        np.testing.assert_array_equal(value, variable.numpy(), err_msg=variable.path)
+    assert random.getstate() == state
+    assert tf.get_logger().handlers == handlers
+    assert os.listdir(tmp_path) == ["model.tflite"]
+
+
+def test_only_the_report_is_printed(tmp_path, capfd):
+    report = export_tflite(_zero_kernels(_mlp(), 0.9), tmp_path / "model.tflite")
+    benchmark_tflite(report.path, runs=2)
+    printed = capfd.readouterr()
+    assert printed.out == f"{report}\n"
+    assert printed.err == ""
+    export_tflite(_mlp(), tmp_path / "model.tflite", verbose=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_report_as_a_table_and_as_json(tmp_path):
+    report = export_tflite(_zero_kernels(_mlp(), 0.9), tmp_path / "model.tflite", verbose=False)
+    table = str(report)
+    assert f"{report.bytes:,}" in table
+    assert f"{report.dense_gzip_bytes:,}" in table
+    loaded = json.loads(json.dumps(report.to_dict()))
+    assert loaded["bytes"] == report.bytes
+    assert sum(tensor["zeros"] for tensor in loaded["tensors"]) == report.zeros
+
+
+def test_benchmark_orders_its_numbers(tmp_path):
+    export_tflite(_mlp(), tmp_path / "model.tflite", verbose=False)
+    latency = benchmark_tflite(tmp_path / "model.tflite", threads=2, runs=10)
+    assert 0 < latency.minimum <= latency.lower_quartile <= latency.median <= latency.upper_quartile
+    assert (latency.runs, latency.threads) == (10, 2)
+    assert f"{latency.median:.3f} ms" in str(latency)

@@ -1,0 +1,84 @@
+"""TFLite export of what cannot be exported: one sentence, and no file."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from force_tf.export import benchmark_tflite, export_tflite
+
+
+@pytest.fixture
+def model():
+    return keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+
+
+def _refused(error, pattern, *arguments, **options):
+    with pytest.raises(error, match=pattern) as caught:
+        export_tflite(*arguments, **options)
+    assert str(caught.value).startswith("Expected")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "received"),
+    [
+        ("model.keras", TypeError, "Received: str"),
+        (keras.Sequential([layers.Dense(3)], name="unbuilt"), ValueError, "Received: the unbuilt model 'unbuilt'"),
+    ],
+)
+def test_what_is_no_built_keras_model(broken, error, received, tmp_path):
+    _refused(error, received, broken, tmp_path / "model.tflite")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        ({"sparse": "always"}, "Received: sparse='always'"),
+        ({"sparse": 1}, "Received: sparse=1"),
+        ({"samples": np.zeros((2, 5))}, r"Received: arrays of shapes \(2, 5\)"),
+        ({"samples": np.zeros((0, 4))}, r"Received: arrays of shapes \(0, 4\)"),
+        ({"samples": [np.zeros((2, 4)), np.zeros((2, 4))]}, r"Received: arrays of shapes \(2, 4\), \(2, 4\)"),
+    ],
+)
+def test_options_that_do_not_fit(options, received, model, tmp_path):
+    _refused(ValueError, received, model, tmp_path / "model.tflite", **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_varying_shapes_need_samples(tmp_path):
+    model = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(2, 3), layers.GlobalMaxPooling1D()])
+    _refused(ValueError, "Expected `samples`.*Received: samples=None", model, tmp_path / "model.tflite")
+    report = export_tflite(model, tmp_path / "model.tflite", samples=np.ones((2, 9, 3)), verbose=False)
+    assert report.samples == 2
+
+
+def test_a_folder_that_is_missing_or_a_path_that_is_a_folder(model, tmp_path):
+    _refused(OSError, "Expected a path in a folder that exists", model, tmp_path / "missing" / "model.tflite")
+    _refused(OSError, "Expected the path of a file", model, tmp_path)
+
+
+def test_an_operation_that_tflite_lacks_is_named_with_its_layer(tmp_path, capfd):
+    inverse = layers.Lambda(lambda x: keras.ops.linalg.inv(keras.ops.reshape(x, (-1, 2, 2))), name="inverse")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4), inverse])
+    model.layers[0].kernel.assign(np.eye(4))
+    (tmp_path / "model.tflite").write_bytes(b"an older file")
+    samples = np.array([[1, 0, 0, 1]], "float32")
+    _refused(ValueError, r"'inverse' \(Lambda\).*tf.MatrixInverse", model, tmp_path / "model.tflite", samples=samples)
+    assert os.listdir(tmp_path) == ["model.tflite"]
+    assert (tmp_path / "model.tflite").read_bytes() == b"an older file"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_benchmark_of_what_cannot_run(tmp_path):
+    path = tmp_path / "model.tflite"
+    with pytest.raises(FileNotFoundError, match="which does not exist"):
+        benchmark_tflite(path)
+    path.write_bytes(b"this is no model")
+    with pytest.raises(ValueError, match=r"Expected a TFLite file that the interpreter can run.*Received: '.*tflite'"):
+        benchmark_tflite(path)
+    with pytest.raises(ValueError, match=r"`runs`.*Received: runs=0"):
+        benchmark_tflite(path, runs=0)
