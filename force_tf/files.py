@@ -23,8 +23,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         OSError: If the folder does not exist or cannot be written, or `path` is a folder.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"Expected the path of a file. Received: {path!r}, which is a folder.")
+    if os.path.isdir(path) or not path:
+        raise IsADirectoryError(f"Expected the path of a file. Received: {path!r}")
     try:
         handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".force_tf-", suffix=".tmp")
     except OSError as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import types
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -53,7 +53,7 @@ class Masks(Mapping[str, np.ndarray]):
         if not masks:
             raise ValueError("Expected masks for at least one weight. Received: an empty mapping.")
         self._masks = {str(path): _as_mask(path, mask) for path, mask in masks.items()}
-        self._left_out = types.MappingProxyType(dict(left_out or {}))
+        self._left_out = dict(left_out or {})
         try:
             # A round trip also detaches the metadata from the caller's mutable objects.
             self._metadata = json.loads(json.dumps(dict(metadata or {})))
@@ -83,6 +83,10 @@ class Masks(Mapping[str, np.ndarray]):
 
     __hash__ = None
 
+    def __reduce__(self):
+        # Through the constructor, since arrays lose their write protection when they are copied or pickled.
+        return functools.partial(Masks, left_out=self._left_out, metadata=self._metadata), (self._masks,)
+
     def __repr__(self) -> str:
         method = self._metadata.get("method")
         return (
@@ -103,18 +107,20 @@ class Masks(Mapping[str, np.ndarray]):
     @property
     def sparsity(self) -> float:
         """The fraction of the weights that is pruned, in [0, 1]."""
-        return 1.0 - self.kept / self.total
+        return 1.0 - self.density()
 
     def density(self, path: str | None = None) -> float:
-        """Returns the fraction of kept weights, of the tensor at `path` or (None) of all tensors together."""
-        if path is None:
-            return self.kept / self.total
-        return float(np.mean(self[path]))
+        """Returns the fraction of kept weights, of the tensor at `path` or (None) of all tensors together.
+
+        It is 1 where there are no weights, since none is pruned.
+        """
+        kept, total = (self.kept, self.total) if path is None else (np.count_nonzero(self[path]), self[path].size)
+        return kept / total if total else 1.0
 
     @property
     def left_out(self) -> Mapping[str, str]:
         """Maps each layer or weight that is not pruned to the reason."""
-        return self._left_out
+        return types.MappingProxyType(self._left_out)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -137,7 +143,7 @@ class Masks(Mapping[str, np.ndarray]):
         """Returns the text that `summary()` prints."""
         head = ("Weight", "Shape", "Weights", "Kept", "Density")
         rows = [
-            (path, str(mask.shape), f"{mask.size:,}", f"{np.count_nonzero(mask):,}", f"{mask.mean():.4%}")
+            (path, str(mask.shape), f"{mask.size:,}", f"{np.count_nonzero(mask):,}", f"{self.density(path):.4%}")
             for path, mask in self._masks.items()
         ]
         rows.append(("Total", "", f"{self.total:,}", f"{self.kept:,}", f"{self.density():.4%}"))
@@ -187,9 +193,13 @@ class Masks(Mapping[str, np.ndarray]):
         )
 
     def _check_comparable(self, other: Masks) -> None:
-        difference = Masks(self._masks).first_difference({path: mask.shape for path, mask in other.items()})
-        if difference:
-            raise ValueError(f"Expected masks for the same weights. Received masks that differ: {difference}")
+        for path in dict.fromkeys((*self, *other)):
+            mine, theirs = (str(masks[path].shape) if path in masks else "none" for masks in (self, other))
+            if mine != theirs:
+                raise ValueError(
+                    "Expected masks for the same weights. "
+                    f"Received: masks of different shapes for {path!r}, {mine} and {theirs}"
+                )
 
     def __and__(self, other: Mapping[str, Any]) -> Masks:
         """Weights kept by both."""
@@ -253,31 +263,49 @@ class Masks(Mapping[str, np.ndarray]):
         """
         path = os.fspath(path)
         if not os.path.exists(path):
-            raise FileNotFoundError(f"Expected a file written by Masks.save. Received: {path!r}, which does not exist.")
+            raise FileNotFoundError(f"Expected a file written by Masks.save. Received: {path!r}, which does not exist")
         try:
-            with np.load(path, allow_pickle=False) as data:
-                header = json.loads(str(data[_HEADER]))
-                if header["format"] != _FORMAT:
-                    raise ValueError("another format")
-                if header["version"] > _FORMAT_VERSION:
-                    raise ValueError(f"format version {header['version']}, this release reads {_FORMAT_VERSION}")
-                masks = {
-                    name: _unpack(data[f"bits_{i}"], tuple(shape)) for i, (name, shape) in enumerate(header["tensors"])
-                }
-                return cls(masks, left_out=header["left_out"], metadata=header["metadata"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"Expected a file written by Masks.save ({error}). Received: {path!r}") from None
-        except Exception as error:  # zlib.error and its like: a damaged file fails in many ways, all mean the same
-            raise ValueError(
-                f"Expected an undamaged file written by Masks.save ({error}). Received: {path!r}"
-            ) from None
+            # NumPy leaves a damaged file open that it opened itself.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls._from_arrays(arrays)
+        except _ForeignFormatError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = error.strerror or "unreadable"
+        except Exception:  # a damaged archive fails in many ways, and NumPy's messages would not help
+            reason = "damaged, or of another kind"
+        raise ValueError(f"Expected an intact file written by Masks.save. Received: {path!r} ({reason})")
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Masks:
+        header = json.loads(str(arrays[_HEADER]))
+        if header["format"] != _FORMAT:
+            raise _ForeignFormatError(f"of the format {header['format']!r}")
+        if header["version"] != _FORMAT_VERSION:
+            raise _ForeignFormatError(
+                f"of format version {header['version']}, while this release reads {_FORMAT_VERSION}"
+            )
+        masks = {path: _unpack(arrays[f"bits_{i}"], tuple(shape)) for i, (path, shape) in enumerate(header["tensors"])}
+        return cls(masks, left_out=header["left_out"], metadata=header["metadata"])
+
+
+class _ForeignFormatError(Exception):
+    """A mask file that this release cannot read."""
 
 
 def _as_mask(path: str, mask: Any) -> np.ndarray:
-    array = np.array(mask)
+    try:
+        array = np.array(mask)
+    except ValueError:
+        raise TypeError(f"Expected the mask of {path!r} to be an array of booleans. Received: {mask!r}") from None
     if array.dtype != bool:
-        if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
+        if array.dtype.kind not in "iuf":
             raise TypeError(f"Expected the mask of {path!r} to hold booleans. Received: dtype {array.dtype}")
+        strange = array[~np.isin(array, (0, 1))]
+        if strange.size:
+            raise TypeError(
+                f"Expected the mask of {path!r} to hold booleans, or zeros and ones. Received: {strange[0]}"
+            )
         array = array.astype(bool)
     array.setflags(write=False)
     return array
