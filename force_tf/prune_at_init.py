@@ -156,6 +156,23 @@ class PruneAtInit:
         Warns:
             LayerCollapseWarning: If the output of the pruned network no longer depends on its input.
         """
+        return self._find_masks(model, data, loss, batch_size, verbose)
+
+    def prune(
+        self,
+        model: keras.Model,
+        data: Any = None,
+        loss: Any = None,
+        batch_size: int = 128,
+        verbose: str | int = "auto",
+    ) -> keras.Model:
+        """Returns the pruned model, ready for `fit`: `apply_masks(model, self.find_masks(model, ...))`.
+
+        The arguments are those of `find_masks`.
+        """
+        return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose))
+
+    def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:
         verbose = _check_choice("verbose", verbose, ("auto", 0, 1, 2))
         check_model(model)
         if layers.is_pruned(model):
@@ -170,20 +187,6 @@ class PruneAtInit:
             flat = self._search(network, counts, verbose)
         masks = dict(zip((weight.path for weight in weights), _split(flat, weights)))
         return Masks(masks, left_out=left_out, metadata=self._metadata() | self._check_collapse(network, masks))
-
-    def prune(
-        self,
-        model: keras.Model,
-        data: Any = None,
-        loss: Any = None,
-        batch_size: int = 128,
-        verbose: str | int = "auto",
-    ) -> keras.Model:
-        """Returns the pruned model, ready for `fit`: `apply_masks(model, self.find_masks(model, ...))`.
-
-        The arguments are those of `find_masks`.
-        """
-        return layers.apply_masks(model, self.find_masks(model, data, loss, batch_size, verbose))
 
     def _counts(self, weights: Sequence[PrunableWeight]) -> list[int]:
         """k_t of every step, checked before any work."""
@@ -260,7 +263,8 @@ class PruneAtInit:
             return {"collapsed": None, "collapsed_weights": []}
         paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
         if paths:
-            warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=3)
+            # Four frames up: past _find_masks and the public method that called it.
+            warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=4)
         return {"collapsed": bool(paths), "collapsed_weights": paths}
 
     def _metadata(self) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""A network that is cut in two is noticed, and one that only has empty layers is not taken for it."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import force_tf
+
+
+class Kill(force_tf.criteria.Criterion):
+    """Scores the weights of some layers below all others."""
+
+    needs_data = False
+
+    def __init__(self, *layers):
+        self.layers = layers
+
+    def scores(self, network):
+        return [
+            tf.fill(weight.shape, 0.0 if weight.path.split("/")[0] in self.layers else 1.0)
+            for weight in network.weights
+        ]
+
+
+def plain(biases="zeros"):
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, activation="relu", bias_initializer=biases, name="first"),
+            keras.layers.Dense(8, activation="relu", bias_initializer=biases, name="second"),
+            keras.layers.Dropout(0.5),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(4, bias_initializer=biases, name="last"),
+        ]
+    )
+
+
+def residual():
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(8, activation="relu", name="first")(inputs)
+    x = keras.layers.Add()([x, keras.layers.Dense(8, activation="relu", name="branch")(x)])
+    return keras.Model(inputs, keras.layers.Dense(4, name="last")(x))
+
+
+def rows(count=20):
+    return np.random.default_rng(0).standard_normal((count, 6)).astype("float32"), np.zeros(count, "int64")
+
+
+@pytest.mark.parametrize("data", [None, rows(), rows(1)], ids=["no data", "data", "one row"])
+@pytest.mark.parametrize("biases", ["zeros", "random_normal"])
+def test_names_the_empty_layer_and_the_remedies(biases, data):
+    pruner = force_tf.PruneAtInit(Kill("second"), sparsity=0.5)
+    with pytest.warns(force_tf.LayerCollapseWarning, match=r"second/kernel \(keeps 0 of 64\).*min_per_layer") as caught:
+        masks = pruner.find_masks(plain(biases), data, verbose=0)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__, "the warning should point at the call of find_masks"
+    assert masks.metadata["collapsed"] is True
+    assert masks.metadata["collapsed_weights"] == ["second/kernel"]
+
+
+def test_prune_warns_at_the_caller_too():
+    with pytest.warns(force_tf.LayerCollapseWarning) as caught:
+        force_tf.PruneAtInit(Kill("second"), sparsity=0.5).prune(plain(), verbose=0)
+    assert caught[0].filename == __file__
+
+
+def test_an_empty_branch_beside_a_skip_connection_is_harmless():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        masks = force_tf.PruneAtInit(Kill("branch"), sparsity=0.5).find_masks(residual(), verbose=0)
+    assert not masks["branch/kernel"].any()
+    assert masks.metadata["collapsed"] is False
+
+
+def test_broken_paths_without_an_empty_layer():
+    """Every layer keeps weights, but those of one do not meet those of the next."""
+
+    class Disconnect(force_tf.criteria.Criterion):
+        needs_data = False
+
+        def scores(self, network):
+            first, second, last = (np.zeros(weight.shape, "float32") for weight in network.weights)
+            first[:, :4] = 1  # feeds units 0 to 3 …
+            second[4:, :] = 1  # … but only units 4 to 7 are read
+            last[:] = 1
+            return [first, second, last]
+
+    with pytest.warns(force_tf.LayerCollapseWarning, match="first/kernel"):
+        masks = force_tf.PruneAtInit(Disconnect(), sparsity=1 - 88 / 144).find_masks(plain(), verbose=0)
+    assert all(mask.any() for mask in masks.values()), masks.to_table()
+
+
+def test_one_dead_output_of_two_counts():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, [keras.layers.Dense(4, name="a")(inputs), keras.layers.Dense(4, name="b")(inputs)])
+    with pytest.warns(force_tf.LayerCollapseWarning, match="b/kernel"):
+        force_tf.PruneAtInit(Kill("b"), sparsity=0.5).find_masks(model, verbose=0)
+
+
+def test_a_network_that_never_depended_on_its_input_is_not_blamed_on_pruning():
+    model = plain()
+    model.get_layer("second").kernel.assign(np.zeros((8, 8)))
+    masks = force_tf.PruneAtInit("random", sparsity=0.2, seed=0).find_masks(model, verbose=0)
+    assert masks.metadata["collapsed"] is False
+
+
+def test_a_subclassed_model_without_data_cannot_be_tried():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3, name="dense")
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Own()
+    model(np.zeros((1, 6), "float32"))
+    assert force_tf.PruneAtInit("magnitude", sparsity=0.5).find_masks(model, verbose=0).metadata["collapsed"] is None
+    assert (
+        force_tf.PruneAtInit("magnitude", sparsity=0.5).find_masks(model, rows(), verbose=0).metadata["collapsed"]
+        is False
+    )
