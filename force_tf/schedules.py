@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from typing import Any
 
 Schedule = Callable[[int, int, float], float]
 
@@ -76,9 +77,10 @@ def densities(schedule: Schedule, steps: int, density: float) -> list[float]:
         density: The final density, in (0, 1].
 
     Raises:
+        TypeError: If the schedule returns something else than numbers.
         ValueError: If the schedule leaves [0, 1] or does not end at `density`.
     """
-    values = [float(schedule(step, steps, density)) for step in range(1, steps + 1)]
+    values = [_number(schedule(step, steps, density), step) for step in range(1, steps + 1)]
     for step, value in enumerate(values, 1):
         if not 0.0 <= value <= 1.0:  # also refuses NaN
             raise ValueError(f"Expected the schedule to return densities in [0, 1]. Received: {value} at step {step}")
@@ -88,3 +90,12 @@ def densities(schedule: Schedule, steps: int, density: float) -> list[float]:
             f"Received: {values[-1]} at the last step"
         )
     return values
+
+
+def _number(value: Any, step: int) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"Expected the schedule to return densities in [0, 1]. Received: {value!r} at step {step}"
+        ) from None
