@@ -96,6 +96,8 @@ def large_scores():
     random = np.random.default_rng(0)
     normal = random.standard_normal(LARGE).astype(np.float32)
     few = random.integers(0, 4, LARGE).astype(np.float32)
+    # The cut brackets its threshold by a sample: here are the places that it draws.
+    sampled = np.isin(np.arange(LARGE), np.random.default_rng(0).integers(LARGE, size=1 << 15))
     return {
         "normal": normal,
         "float64": random.standard_normal(LARGE),
@@ -109,6 +111,8 @@ def large_scores():
         "all_infinite": np.full(LARGE, np.inf, np.float32),
         "all_minus_infinity": np.full(LARGE, -np.inf, np.float32),
         "infinite_ends": np.where(few == 0, -np.inf, np.where(few == 3, np.inf, normal)).astype(np.float32),
+        "sample_too_low": np.where(sampled, -100, normal).astype(np.float32),
+        "sample_too_high": np.where(sampled, 100, normal).astype(np.float32),
         # A few needles that a sample of the scores hardly ever meets.
         "needles": np.where(np.arange(LARGE) % 40_000 == 7, normal + 100, -np.inf).astype(np.float32),
     }
