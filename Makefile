@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
-# TensorFlow's C++ side announces its build options otherwise.
+# TensorFlow's C++ side logs warnings that concern its developers.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help setup demo lint test test-all clean
@@ -17,7 +17,7 @@ setup: $(STAMP)  ## Creates .venv with force_tf and all its extras.
 $(STAMP): setup.cfg pyproject.toml
 	@echo "Installing force_tf and its dependencies into .venv, which takes some minutes …"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)  ## Prunes, trains and exports a small network on scikit-learn's digits.

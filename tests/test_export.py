@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import sys
 
 import keras
 import numpy as np
@@ -192,6 +193,14 @@ def test_the_report_as_a_table_and_as_json(tmp_path):
     loaded = json.loads(json.dumps(report.to_dict()))
     assert loaded["bytes"] == report.bytes
     assert sum(tensor["zeros"] for tensor in loaded["tensors"]) == report.zeros
+
+
+def test_tensorflows_own_interpreter_serves_where_litert_is_missing(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # what makes its import fail
+    report = export_tflite(_zero_kernels(_mlp(), 0.95), tmp_path / "model.tflite", verbose=False)
+    assert report.max_difference < 1e-5
+    assert benchmark_tflite(report.path, runs=2).median > 0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_benchmark_orders_its_numbers(tmp_path):

@@ -47,8 +47,9 @@ def export_tflite(
     Args:
         model: A built Keras 3 model, pruned by `apply_masks` or plain.
         path: The file to write.
-        sparse: Whether to store tensors of mostly zeros by their non-zero values and the places of these. Such a file
-            is smaller, not faster. "auto" does so where it makes the file smaller and the default interpreter runs it.
+        sparse: Whether to store tensors of mostly zeros by their non-zero values and the places of these. "auto" does
+            so where it makes the file smaller, keeps every weight, and the default interpreter runs it. Few kernels of
+            the runtime are faster for it: `benchmark_tflite` tells.
         samples: Inputs on which to compare the file with the model: an array, or a structure of arrays as the model
             takes them, each of shape (samples, …). None: eight random ones, standard normal or valid indices.
         verbose: Whether to print the report.
