@@ -200,8 +200,8 @@ class PruneAtInit:
         floor = sum(min(self.min_per_layer, weight.size) for weight in weights)
         if floor > min(counts):
             raise ValueError(
-                f"Expected a `min_per_layer` that {min(counts):,} kept weights can fill; over {len(weights)} tensors it "
-                f"needs {floor:,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
+                f"Expected a `min_per_layer` that {min(counts):,} kept weights can fill; over {len(weights)} tensors "
+                f"it needs {floor:,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
             )
         if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
             raise ValueError(

@@ -58,19 +58,21 @@ def _kth_largest(scores: np.ndarray, k: int) -> np.floating:
     margin = 6.0 * np.sqrt(_SAMPLES * below * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
     low = sample[max(int(position - margin), 0)] if position > margin else -np.inf
     high = sample[int(position + margin)] if position + margin < _SAMPLES else np.inf
-    above = scores > high
-    n_above = int(np.count_nonzero(above))
-    if k <= n_above:  # the sample missed, however unlikely
-        return _kth_largest(scores[above], k)
-    inside = np.logical_and(scores >= low, ~above)
-    n_inside = int(np.count_nonzero(inside))
-    if k > n_above + n_inside:
-        return _kth_largest(scores[scores < low], k - n_above - n_inside)
-    if low == high:
-        return scores.dtype.type(low)
-    candidates = scores[inside]
-    position = candidates.size - (k - n_above)
-    return np.partition(candidates, position)[position]
+    # The ends of the bracket are kept out of it: they may be values that millions of scores share.
+    above = int(np.count_nonzero(scores > high))
+    if k <= above:  # the sample missed, however unlikely
+        return _kth_largest(scores[scores > high], k)
+    above = int(np.count_nonzero(scores >= high))
+    if k <= above:
+        return high
+    candidates = scores[(scores > low) & (scores < high)]
+    if k <= above + candidates.size:
+        position = above + candidates.size - k
+        return np.partition(candidates, position)[position]
+    above = int(np.count_nonzero(scores >= low))
+    if k <= above:
+        return low
+    return _kth_largest(scores[scores < low], k - above)
 
 
 def select(

@@ -1,0 +1,145 @@
+"""What a step of the search costs beside the gradient that it cannot do without: seconds and memory.
+
+    python benchmarks/search_cost.py --network=vgg19 --batch_size=128 --rounds=5
+
+A FORCE step (draw a batch, gradient, score, cut, assign the masked weights) is timed against a bare `tf.function`
+gradient of the same model and batch, in turns in one process. The cut is timed alone on as many scores as the network
+has weights. Peak memory is that of two fresh processes, one that computes gradients and one that searches.
+"""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import force_tf
+from force_tf.selection import top_k
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
+import networks
+
+_NETWORK = flags.DEFINE_string("network", "vgg19", "A network of examples/networks.py, in its CIFAR form.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per batch.", lower_bound=2)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed pairs of a bare gradient and a FORCE step.", lower_bound=1)
+_SPARSITY = flags.DEFINE_float("sparsity", 0.99, "Final sparsity of the search.")
+_PEAK = flags.DEFINE_enum("peak", None, ["gradient", "search"], "Print the peak memory of one of the two, and nothing else.")
+
+
+def main(argv):
+    del argv
+    if _PEAK.value:
+        run_for_peak(_PEAK.value)
+        return
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
+    time_steps()
+    time_cuts()
+    compare_peaks()
+
+
+def build():
+    model = networks.build(_NETWORK.value, (32, 32, 3), classes=10, seed=0)
+    random = np.random.default_rng(0)
+    size = _BATCH_SIZE.value
+    batch = random.standard_normal((size, 32, 32, 3)).astype("float32"), random.integers(0, 10, size)
+    return model, batch, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def bare_gradient(model, loss):
+    variables = [variable.value for variable in model.trainable_variables]
+
+    @tf.function
+    def gradient(x, y):
+        with tf.GradientTape() as tape:
+            value = loss(y, model(x, training=True))
+        return tape.gradient(value, variables)
+
+    return gradient
+
+
+def time_steps():
+    model, batch, loss = build()
+    gradient = bare_gradient(model, loss)
+    x, y = map(tf.constant, batch)
+    gradient(x, y)
+    seconds = {"bare gradient": [], "FORCE step": []}
+
+    class Turns:
+        """Data whose every batch is preceded by a timed bare gradient, so that both see the machine in the same state."""
+
+        def __iter__(self):
+            while True:
+                begin = time.perf_counter()
+                gradient(x, y)[-1].numpy()
+                seconds["bare gradient"].append(time.perf_counter() - begin)
+                yield batch
+
+    pruner = force_tf.PruneAtInit("force", sparsity=_SPARSITY.value, steps=_ROUNDS.value + 2)
+    pruner.find_masks(model, Turns(), loss, verbose=0)
+    # The bare gradient is drawn inside the step. The first step traces, the last one assigns no masks.
+    bare = seconds["bare gradient"][1 : _ROUNDS.value + 1]
+    steps = [row["seconds"] for row in pruner.history[1 : _ROUNDS.value + 1]]
+    ratios = [(step - gradient) / gradient for step, gradient in zip(steps, bare)]
+    size = sum(mask_size for mask_size in map(lambda w: w.shape.num_elements(), model.trainable_weights))
+    print(f"{_NETWORK.value}, {size:,} weights, batch {_BATCH_SIZE.value}, {_ROUNDS.value} rounds: median (min to max)")
+    print(f"  bare gradient      {spread(bare)} s")
+    print(f"  FORCE step         {spread([step - gradient for step, gradient in zip(steps, bare)])} s")
+    print(f"  ratio, pair by pair {spread(ratios)}")
+
+
+def time_cuts():
+    scores = np.abs(np.random.default_rng(0).standard_normal(20_000_000, np.float32))
+    print("the cut of 20,000,000 scores, by density: median (min to max)")
+    for name, values in {"distinct": scores, "half zeros": np.where(scores > 0.67, scores, 0)}.items():
+        for density in (0.99, 0.9, 0.5, 0.1, 0.01, 0.001):
+            seconds = []
+            for _ in range(_ROUNDS.value):
+                begin = time.perf_counter()
+                top_k(values, round(density * values.size))
+                seconds.append(time.perf_counter() - begin)
+            print(f"  {name:10} {density:6.3f}  {spread(seconds)} s")
+
+
+def compare_peaks():
+    peaks = {}
+    for what in ("gradient", "search"):
+        command = [sys.executable, __file__, f"--peak={what}", f"--network={_NETWORK.value}"]
+        result = subprocess.run(
+            [*command, f"--batch_size={_BATCH_SIZE.value}"], capture_output=True, text=True, check=True
+        )
+        peaks[what], weights = map(int, result.stdout.split())
+    extra = (peaks["search"] - peaks["gradient"]) / (4 * weights)
+    print(f"peak memory: gradient {peaks['gradient'] / 2**20:,.0f} MiB, search {peaks['search'] / 2**20:,.0f} MiB,")
+    print(f"  that is {extra:+.2f} float32 copies of the {weights:,} weights")
+
+
+def run_for_peak(what):
+    model, batch, loss = build()
+    if what == "gradient":
+        gradient = bare_gradient(model, loss)
+        for _ in range(3):
+            gradient(*map(tf.constant, batch))
+    else:
+        force_tf.PruneAtInit("force", sparsity=_SPARSITY.value, steps=4).find_masks(model, [batch], loss, verbose=0)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(kilobytes * 1024, sum(variable.shape.num_elements() for variable in model.trainable_weights))
+
+
+def spread(values):
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    app.run(main)
