@@ -94,11 +94,12 @@ def _lenet_5(x: Tensor, layers: _Layers) -> Tensor:
 
 
 def _small_convnet(x: Tensor, layers: _Layers) -> Tensor:
-    x = layers.conv(32, 3, "conv_1", activation="relu", padding="same")(x)
-    x = layers.conv(64, 3, "conv_2", activation="relu", padding="same")(x)
-    x = keras.layers.MaxPooling2D(2, name="pool")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
-    return layers.dense(64, "dense", "relu")(x)
+    for block, filters in enumerate((32, 64, 96), start=1):
+        x = layers.conv_norm(x, filters, 3, f"block{block}")
+        x = keras.layers.ReLU(name=f"block{block}_relu")(x)
+        if block == 1:
+            x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+    return keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
 
 
 def _vgg(x: Tensor, layers: _Layers, *, blocks: Sequence[Sequence[int]]) -> Tensor:
@@ -140,7 +141,7 @@ _BOTTLENECK = ((1, 1, False), (3, 1, True), (1, 4, False))
 _kaiming = functools.partial(keras.initializers.VarianceScaling, 2.0, "fan_in", "untruncated_normal")
 _glorot = keras.initializers.GlorotNormal
 
-_WITHOUT_NORM = ("lenet_300_100", "lenet_5", "small_convnet")
+_WITHOUT_NORM = ("lenet_300_100", "lenet_5")
 
 _BODIES: dict[str, Callable[[Tensor, _Layers], Tensor]] = {
     "lenet_300_100": _lenet_300_100,

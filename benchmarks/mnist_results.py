@@ -1,0 +1,178 @@
+r"""Compares the methods on MNIST, as in table 2 of the SNIP paper (arXiv 1810.02340).
+
+    python benchmarks/mnist_results.py --output=runs/mnist_results.jsonl
+
+trains LeNet-300-100 and LeNet-5, dense and pruned by each method, for several seeds, and prints a Markdown table of the
+test errors after the last epoch. Every finished training is a line in the output file; run the same command again to go
+on after an interruption, or with more seeds. `--table_only` prints the table of what is there.
+
+All use SGD with momentum 0.9, weight decay 5e-4, batches of 128 and a learning rate that falls to a tenth after 3/7 and
+again after 5/7 of the epochs. The masks come from one batch of 128 per step, and each method's own number of steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+
+import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without its messages)
+
+# isort: split
+import image_data
+import keras
+import networks
+import numpy as np
+from absl import app, flags
+from training import cross_entropy, train
+
+import force_tf
+from force_tf.files import atomic_file
+
+# The published error in percent of SNIP, by network and sparsity.
+_PUBLISHED = {
+    ("lenet_300_100", 0.95): 1.6,
+    ("lenet_300_100", 0.98): 2.4,
+    ("lenet_5", 0.98): 0.8,
+    ("lenet_5", 0.99): 1.1,
+}
+_METHODS = ("dense", "random", "snip", "grasp", "synflow", "iter_snip", "force")
+_WEIGHT_DECAY, _BATCH = 5e-4, 128
+
+_OUTPUT = flags.DEFINE_string("output", "runs/mnist_results.jsonl", "The file of results, one JSON object a line.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its data. Default: its own folder.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.", lower_bound=1)
+_EPOCHS = {
+    "lenet_300_100": flags.DEFINE_integer("lenet_300_100_epochs", 30, "Epochs of LeNet-300-100.", lower_bound=1),
+    "lenet_5": flags.DEFINE_integer("lenet_5_epochs", 10, "Epochs of LeNet-5.", lower_bound=1),
+}
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
+_LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
+_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing, print what there is for these flags.")
+
+
+class Setting(NamedTuple):
+    """What distinguishes one training from another."""
+
+    network: str
+    method: str
+    sparsity: float
+    seed: int
+    epochs: int
+    learning_rate: float
+    limit: int | None
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags such as --seeds=3. Received: {argv[1]!r}")
+    output = pathlib.Path(_OUTPUT.value)
+    rows = _read(output)
+    missing = [setting for setting in _settings() if setting not in rows]
+    if missing and not _TABLE_ONLY.value:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        data = image_data.load("mnist", _DATA_DIR.value, _LIMIT.value)
+        for number, setting in enumerate(missing, 1):
+            rows[setting] = result = _train(setting, data)
+            _write(output, rows)
+            print(
+                f"{number}/{len(missing)} {setting.network} {setting.method} {setting.sparsity:g} seed {setting.seed}: "
+                f"{result['error']:.2f} % error, {result['seconds']:.0f} s",
+                flush=True,
+            )
+    print(_table(rows))
+
+
+def _settings() -> Iterator[Setting]:
+    # Seeds come outermost: after a third of the time, the table has one result in each cell.
+    for seed, network in itertools.product(range(_SEEDS.value), _EPOCHS):
+        for method in _METHODS:
+            for sparsity in _sparsities(network, method):
+                yield _setting(network, method, sparsity, seed)
+
+
+def _sparsities(network: str, method: str) -> list[float]:
+    return [0.0] if method == "dense" else [s for n, s in _PUBLISHED if n == network]
+
+
+def _setting(network: str, method: str, sparsity: float, seed: int) -> Setting:
+    return Setting(network, method, sparsity, seed, _EPOCHS[network].value, _LEARNING_RATE.value, _LIMIT.value)
+
+
+def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
+    """Returns the test error in percent after the last epoch, and what else is worth knowing."""
+    keras.backend.clear_session()
+    begin = time.perf_counter()
+    network = networks.build(setting.network, data.input_shape, data.classes, setting.seed, _WEIGHT_DECAY)
+    result: dict[str, Any] = {"collapsed": False}
+    if setting.method != "dense":
+        pruner = force_tf.PruneAtInit(setting.method, setting.sparsity, seed=setting.seed)
+        batches = data.train_batches(_BATCH, setting.seed)
+        masks = pruner.find_masks(network, batches, cross_entropy(), verbose=0)
+        network = force_tf.apply_masks(network, masks)
+        result = {"collapsed": masks.metadata["collapsed"], "kept": masks.kept, "total": masks.total}
+        result["search_seconds"] = time.perf_counter() - begin
+    history = train(
+        network,
+        data,
+        learning_rate=setting.learning_rate,
+        batch_size=_BATCH,
+        epochs=setting.epochs,
+        seed=setting.seed,
+        whole_epochs=True,
+    )
+    errors = [100 * (1 - row["val_accuracy"]) for row in history]
+    return result | {"error": errors[-1], "errors": errors, "seconds": time.perf_counter() - begin}
+
+
+def _read(path: pathlib.Path) -> dict[Setting, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {Setting(**row.pop("setting")): row for row in rows}
+
+
+def _write(path: pathlib.Path, rows: dict[Setting, dict[str, Any]]) -> None:
+    with atomic_file(path) as file:
+        for setting, row in rows.items():
+            file.write((json.dumps({"setting": setting._asdict(), **row}) + "\n").encode())
+
+
+def _table(rows: dict[Setting, dict[str, Any]]) -> str:
+    columns = list(_PUBLISHED)
+    lines = [
+        f"Test error in percent, mean ± standard deviation over the seeds; {_LEARNING_RATE.value:g} is the first "
+        f"learning rate, {', '.join(f'{n}: {flag.value} epochs' for n, flag in _EPOCHS.items())}.",
+        "",
+        "| Method | " + " | ".join(f"{network}, {sparsity:.0%}" for network, sparsity in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for method in _METHODS:
+        cells = [_cell(rows, network, method, sparsity) for network, sparsity in columns]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    lines.append("| SNIP, as published | " + " | ".join(f"{error}" for error in _PUBLISHED.values()) + " |")
+    return "\n".join(lines)
+
+
+def _cell(rows: dict[Setting, dict[str, Any]], network: str, method: str, sparsity: float) -> str:
+    sparsity = 0.0 if method == "dense" else sparsity
+    wanted = [_setting(network, method, sparsity, seed) for seed in range(_SEEDS.value)]
+    found = [rows[setting] for setting in wanted if setting in rows]
+    if not found:
+        return "–"
+    errors = [row["error"] for row in found]
+    cell = f"{np.mean(errors):.2f}"
+    if len(errors) > 1:
+        cell += f" ± {np.std(errors, ddof=1):.2f}"
+    collapsed = sum(bool(row["collapsed"]) for row in found)
+    return cell + (f" ({collapsed} of {len(found)} collapsed)" if collapsed else "")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,50 @@
+"""Figures of the examples, beside those of `force_tf.plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import force_tf
+
+
+def new_figure(panels: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """Returns a figure and its axes, side by side."""
+    figure = Figure(figsize=(width * panels, height), layout="constrained", dpi=120)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def accuracy_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Plots the test accuracy, in [0, 1], after each epoch."""
+    figure, (ax,) = new_figure()
+    for name, accuracies in curves.items():
+        percent = [100 * accuracy for accuracy in accuracies]
+        ax.plot(range(1, len(percent) + 1), percent, linewidth=1.8, label=f"{name} ({percent[-1]:.1f} %)")
+    ax.set_xlabel("Epoch")
+    ax.set_ylabel("Test accuracy (%)")
+    ax.set_title(title)
+    ax.grid(axis="y", color="0.9")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def density_figure(masks: Mapping[str, force_tf.Masks], title: str) -> Figure:
+    """Plots the fraction and the number of weights kept in each layer."""
+    layers = len(next(iter(masks.values())))
+    figure, axes = new_figure(2, width=max(5.5, 0.4 * layers))
+    for ax, quantity in zip(axes, ("density", "kept")):
+        force_tf.plots.plot_density(masks, quantity=quantity, ax=ax)
+    figure.suptitle(title)
+    return figure
+
+
+def search_figure(histories: Mapping[str, Sequence[Mapping]], title: str) -> Figure:
+    """Plots the density and the saliency kept after each step of the searches."""
+    figure, axes = new_figure(2, width=5.5)
+    force_tf.plots.plot_schedule(histories, ax=axes[0], title="Density")
+    force_tf.plots.plot_saliency(histories, ax=axes[1], title="Saliency kept by each cut")
+    figure.suptitle(title)
+    return figure
