@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
-import numbers
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf import criteria, layers, schedules, selection
+from force_tf import arguments, criteria, layers, presets, schedules, selection
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
-from force_tf.keras_models import LayerSelection, PrunableWeight, check_model, preserved_variables, prunable_weights
+from force_tf.keras_models import (
+    LayerSelection,
+    PrunableWeight,
+    all_prunable_weights,
+    check_inputs, check_model,
+    preserved_variables,
+    prunable_weights,
+)
 from force_tf.losses import DataLoss
 from force_tf.masks import Masks
 from force_tf.version import __version__
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """What a named method stands for: a score, and how it is iterated."""
-
-    criterion: type[criteria.Criterion]
-    steps: int = 1
-    schedule: str = "exponential"
-    revive: bool = False
-
-
-PRESETS = {
-    "snip": Preset(criteria.SNIP),
-    "iter_snip": Preset(criteria.SNIP, steps=60),
-    "force": Preset(criteria.FORCE, steps=60, revive=True),
-    "grasp": Preset(criteria.GraSP),
-    "iter_grasp": Preset(criteria.IterGraSP, steps=60),
-    "synflow": Preset(criteria.SynFlow, steps=100),
-    "prospr": Preset(criteria.ProsPr),
-    "magnitude": Preset(criteria.Magnitude),
-    "random": Preset(criteria.Random),
-}
 
 
 class PruneAtInit:
@@ -107,18 +89,18 @@ class PruneAtInit:
         layers: LayerSelection = None,
         seed: int | None = None,
     ):
-        self.method, self.criterion, preset = _resolve_method(method)
-        self.sparsity = _check_sparsity(sparsity)
-        self.steps = _check_integer("steps", preset.steps if steps is None else steps, minimum=1)
+        self.method, self.criterion, preset = presets.resolve(method)
+        self.sparsity = arguments.fraction("sparsity", sparsity)
+        self.steps = arguments.integer("steps", preset.steps if steps is None else steps, minimum=1)
         self.schedule = preset.schedule if schedule is None else schedule
         self._schedule = schedules.get(self.schedule)
-        self.batches = _check_integer("batches", batches, minimum=1)
-        self.revive = _check_choice("revive", preset.revive if revive is None else revive, (True, False))
-        self.scope = _check_choice("scope", scope, ("global", "layer"))
-        self.min_per_layer = _check_integer("min_per_layer", min_per_layer, minimum=0)
-        self.granularity = _check_choice("granularity", granularity, ("weight",))
+        self.batches = arguments.integer("batches", batches, minimum=1)
+        self.revive = arguments.one_of("revive", preset.revive if revive is None else revive, (True, False))
+        self.scope = arguments.one_of("scope", scope, ("global", "layer"))
+        self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
+        self.granularity = arguments.one_of("granularity", granularity, ("weight",))
         self.layers = layers
-        self.seed = None if seed is None else _check_integer("seed", seed, minimum=0)
+        self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
         self.history: list[dict[str, Any]] = []
         self._densities = schedules.densities(self._schedule, self.steps, 1.0 - self.sparsity)
 
@@ -173,7 +155,7 @@ class PruneAtInit:
         return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose))
 
     def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:
-        verbose = _check_choice("verbose", verbose, ("auto", 0, 1, 2))
+        verbose = arguments.one_of("verbose", verbose, ("auto", 0, 1, 2))
         check_model(model)
         if layers.is_pruned(model):
             raise ValueError(
@@ -182,11 +164,24 @@ class PruneAtInit:
             )
         weights, left_out = prunable_weights(model, self.layers)
         counts = self._counts(weights)
-        network = self._network(model, weights, data, loss, _check_integer("batch_size", batch_size, minimum=1))
-        with preserved_variables(model):
-            flat = self._search(network, counts, verbose)
+        network = self._network(model, weights, data, loss, arguments.integer("batch_size", batch_size, minimum=1))
+        searched = self._in_precision(network)
+        with preserved_variables(searched.model):
+            flat = self._search(searched, counts, verbose)
         masks = dict(zip((weight.path for weight in weights), _split(flat, weights)))
         return Masks(masks, left_out=left_out, metadata=self._metadata() | self._check_collapse(network, masks))
+
+    def _in_precision(self, network: criteria.Network) -> criteria.Network:
+        """The network in the precision that the criterion asks for, or itself where Keras cannot copy its model."""
+        precision = self.criterion.precision
+        if precision in (None, network.model.compute_dtype):
+            return network
+        try:
+            copy = layers.rebuild(network.model, precision=precision)
+        except ValueError:
+            return network
+        variables = {weight.path: weight for weight in all_prunable_weights(copy)}
+        return dataclasses.replace(network, model=copy, weights=[variables[weight.path] for weight in network.weights])
 
     def _counts(self, weights: Sequence[PrunableWeight]) -> list[int]:
         """k_t of every step, checked before any work."""
@@ -218,6 +213,7 @@ class PruneAtInit:
             network.data_loss = self.criterion.loss(DataLoss(model, loss))
         if data is not None:
             network.batches = Batches(data, batch_size, self.seed)
+            check_inputs(model, network.batches.first.x)
         if self.criterion.needs_data:
             network.batches.check = network.data_loss.check_targets
         return network
@@ -284,65 +280,27 @@ class PruneAtInit:
         }
 
 
-def _resolve_method(method) -> tuple[str, criteria.Criterion, Preset]:
-    if isinstance(method, criteria.Criterion):
-        for name, preset in PRESETS.items():
-            if type(method) is preset.criterion:
-                return name, method, preset
-        return type(method).__name__, method, Preset(type(method))
-    if not isinstance(method, str):
-        raise TypeError(f"Expected `method` to be a name or a force_tf.criteria.Criterion. Received: method={method!r}")
-    if method not in PRESETS:
-        close = difflib.get_close_matches(method.lower(), PRESETS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Expected `method` to be one of {', '.join(map(repr, PRESETS))}.{hint} Received: {method!r}")
-    preset = PRESETS[method]
-    return method, preset.criterion(), preset
-
-
-def _check_sparsity(sparsity) -> float:
-    if not isinstance(sparsity, numbers.Real) or isinstance(sparsity, bool):
-        raise TypeError(f"Expected `sparsity` to be a number in [0, 1). Received: sparsity={sparsity!r}")
-    if not 0 <= sparsity < 1:  # also refuses NaN
-        raise ValueError(
-            f"Expected `sparsity`, the fraction of weights to remove, to be in [0, 1). Received: sparsity={sparsity!r}"
-        )
-    return float(sparsity)
-
-
-def _check_integer(name: str, value, minimum: int) -> int:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"Expected `{name}` to be an integer of at least {minimum}. Received: {name}={value!r}")
-    if value < minimum:
-        raise ValueError(f"Expected `{name}` to be at least {minimum}. Received: {name}={value!r}")
-    return int(value)
-
-
-def _check_choice(name: str, value, choices: tuple):
-    if not isinstance(value, (str, int)) or value not in choices:
-        close = difflib.get_close_matches(str(value), [c for c in choices if isinstance(c, str)], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"Expected `{name}` to be one of {', '.join(map(repr, choices))}.{hint} Received: {name}={value!r}"
-        )
-    return value
-
-
 def _flat_scores(scores, weights: Sequence[PrunableWeight], total: int) -> np.ndarray:
     """One flat array of all scores, filled tensor by tensor so that only one copy of them is held."""
     double = any(tf.as_dtype(weight.variable.dtype) == tf.float64 for weight in weights)
     flat = np.empty(total, np.float64 if double else np.float32)
-    end = filled = 0
-    for weight, score in zip(weights, scores):
-        if tuple(score.shape) != weight.shape:
-            raise ValueError(f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {score.shape}")
+    if not isinstance(scores, Iterable):
+        raise TypeError(f"Expected the criterion to return a tensor of scores for each weight. Received: {scores!r}")
+    end = 0
+    for weight, score in itertools.zip_longest(weights, scores):
+        if weight is None or score is None:
+            raise ValueError(
+                f"Expected the criterion to return a tensor of scores for each of the {len(weights)} weights. "
+                f"Received: {'more' if weight is None else 'fewer'}"
+            )
+        if tuple(np.shape(score)) != weight.shape:
+            raise ValueError(f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {np.shape(score)}")
         begin, end = end, end + weight.size
         flat[begin:end] = np.ravel(score)
-        filled += 1
-    if filled != len(weights):
-        raise ValueError(f"Expected scores for {len(weights)} weights. Received: {filled}")
-    # A sum is NaN if a summand is; summing is cheaper than looking at every score.
-    if np.isnan(flat.sum(dtype=np.float64)):
+    # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.
+    with np.errstate(invalid="ignore"):
+        suspicious = np.isnan(flat.sum(dtype=np.float64))
+    if suspicious:
         for weight, part in zip(weights, _split(flat, weights)):
             if np.isnan(part).any():
                 raise ValueError(

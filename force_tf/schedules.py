@@ -6,10 +6,11 @@ the final density: `schedule(steps, steps, density) == density`.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
+
+from force_tf.arguments import one_of
 
 Schedule = Callable[[int, int, float], float]
 
@@ -23,8 +24,8 @@ def exponential(step: int, steps: int, density: float) -> float:
         density: d, the final fraction of kept weights.
 
     References:
-        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081), section 4.2
-        - [SynFlow](https://arxiv.org/abs/2006.05467), algorithm 1
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081)
+        - [SynFlow](https://arxiv.org/abs/2006.05467)
     """
     return density ** (step / steps)
 
@@ -38,7 +39,7 @@ def linear(step: int, steps: int, density: float) -> float:
         density: d, the final fraction of kept weights.
 
     References:
-        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081), section 4.2
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081)
     """
     return 1.0 - step / steps * (1.0 - density)
 
@@ -59,13 +60,7 @@ def get(schedule: str | Schedule) -> Schedule:
         raise TypeError(
             f"Expected `schedule` to be a name or a callable (step, steps, density). Received: schedule={schedule!r}"
         )
-    if schedule not in SCHEDULES:
-        close = difflib.get_close_matches(schedule, SCHEDULES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"Expected `schedule` to be one of {', '.join(map(repr, SCHEDULES))}.{hint} Received: {schedule!r}"
-        )
-    return SCHEDULES[schedule]
+    return SCHEDULES[one_of("schedule", schedule, list(SCHEDULES))]
 
 
 def densities(schedule: Schedule, steps: int, density: float) -> list[float]:

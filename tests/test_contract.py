@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import force_tf
-from force_tf.prune_at_init import PRESETS
+from force_tf.presets import PRESETS
 
 pytestmark = pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")  # tiny networks at high sparsity
 

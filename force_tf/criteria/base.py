@@ -35,6 +35,8 @@ class Criterion(abc.ABC):
 
     #: Whether the score needs data and a loss.
     needs_data: ClassVar[bool] = True
+    #: The float type to compute in, by a copy of the model where Keras can make one; None for the model's own.
+    precision: ClassVar[str | None] = None
 
     def loss(self, loss: DataLoss) -> DataLoss:
         """Returns the loss to score, given the one that the model trains with."""

@@ -18,7 +18,7 @@ class FORCE(Criterion):
     pruned weight can score and return.
 
     References:
-        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081), equation 8 and algorithm 1
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081)
     """
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:

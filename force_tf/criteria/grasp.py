@@ -24,7 +24,7 @@ class GraSP(Criterion):
             Other losses are taken as they are.
 
     References:
-        - [GraSP](https://arxiv.org/abs/2002.07376), equations 7 and 8 and algorithm 1
+        - [GraSP](https://arxiv.org/abs/2002.07376)
     """
 
     temperature: float = 200.0
@@ -48,7 +48,7 @@ class IterGraSP(Criterion):
     """GraSP-It, (∂L/∂θ̄)² at θ̄ = θ⊙m: the gradient norm of the pruned network, split among its weights.
 
     References:
-        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081), appendix on iterative GraSP
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081)
     """
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:

@@ -30,7 +30,7 @@ class ProsPr(Criterion):
         first_order: Detach the inner gradients, so that ∂L/∂w_0 becomes ∂L/∂w_M. Cheaper, and less exact.
 
     References:
-        - [ProsPr](https://arxiv.org/abs/2202.08132), equation 4, algorithm 1, and section 3.3 (first order)
+        - [ProsPr](https://arxiv.org/abs/2202.08132)
     """
 
     inner_steps: int = 3

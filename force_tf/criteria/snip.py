@@ -18,8 +18,8 @@ class SNIP(Criterion):
     scores zero.
 
     References:
-        - [SNIP](https://arxiv.org/abs/1810.02340), equations 5 and 6
-        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081), equation 10 (Iterative SNIP)
+        - [SNIP](https://arxiv.org/abs/1810.02340)
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081) (Iterative SNIP)
         - Mozer and Smolensky, Skeletonization, NIPS 1988
     """
 

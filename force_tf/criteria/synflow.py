@@ -20,11 +20,16 @@ class SynFlow(Criterion):
     inference mode. Outputs that are softmax or sigmoid are taken before that activation, since the sum of a softmax
     is constant. Needs no data and no loss.
 
+    R grows with every layer, beyond float32 in deep networks. So it is computed in float64, by a copy of the model
+    where Keras can make one.
+
     References:
-        - [SynFlow](https://arxiv.org/abs/2006.05467), equation 2 and algorithm 1
+        - [SynFlow](https://arxiv.org/abs/2006.05467)
     """
 
     needs_data: ClassVar[bool] = False
+    # In a deep network the flow is a product of many sums and grows beyond float32; the authors use float64 too.
+    precision: ClassVar[str | None] = "float64"
 
     def prepare(self, network: Network) -> None:
         for variable in network.model.variables:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, layers_of, leaf_name, unique_names
-from force_tf.layers.rebuild import not_compiled
+from force_tf.layers.rebuild import rebuild
 
 # How the converter's messages locate an operation: its name, and the path of the layer that made it.
 _FAILED_OP = re.compile(r'fused\["(\w+):", callsite\("([^"@]+)@')
@@ -31,33 +31,12 @@ def in_float32(model: keras.Model) -> keras.Model:
     if not any(layer.compute_dtype in _OTHER_PRECISIONS for layer in [model, *layers_of(model)]):
         return model
     try:
-        with not_compiled(model):
-            copy = keras.models.clone_model(model, clone_function=_float32_layer, recursive=True)
-    except (ValueError, TypeError, NotImplementedError) as error:
+        return rebuild(model, precision="float32")
+    except ValueError as error:
         raise ValueError(
             f"Expected a model in float32, or a functional or Sequential one to rebuild in float32 ({error}). "
             f"Received: the model {model.name!r} with the dtype policy {model.dtype_policy.name!r}"
         ) from error
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _float32_layer(layer):
-    return type(layer).from_config(_float32_config(layer.get_config()))
-
-
-def _float32_config(config: Any) -> Any:
-    """Returns a layer's config with every dtype policy in it, those of wrapped layers too, replaced by float32."""
-    if isinstance(config, dict):
-        if config.get("class_name") in ("DTypePolicy", "DTypePolicyMap"):
-            return "float32"
-        return {
-            key: "float32" if key == "dtype" and value in _OTHER_PRECISIONS else _float32_config(value)
-            for key, value in config.items()
-        }
-    if isinstance(config, list | tuple):
-        return type(config)(map(_float32_config, config))
-    return config
 
 
 def refilled(values: Sequence[np.ndarray], names: Sequence[str], seed: int = 0) -> list[np.ndarray]:

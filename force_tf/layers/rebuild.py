@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from force_tf import keras_models
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def rebuild(
     model: keras.Model,
     original: Callable[[Any], Any] = lambda layer: layer,
     replacement: Callable[[Any, Any], Any] = lambda layer, copy: copy,
+    precision: str | None = None,
 ) -> keras.Model:
     """Returns a new model of the same graph that shares nothing with `model`.
 
@@ -24,10 +28,11 @@ def rebuild(
         original: Given a layer of the graph, returns the layer to copy in its stead.
         replacement: Given a layer that was copied and its copy, not built yet, returns the layer for the new graph. It
             calls the copy and has its name.
+        precision: A float type, such as "float64", for the copy to compute in instead of its dtype policies.
 
     Returns:
-        A model with the weights, seed generators, layer names, dtype policies and `trainable` flags of `model`, compiled
-        like it with a new optimizer.
+        A model with the weights, seed generators, layer names, dtype policies and `trainable` flags of `model`,
+        compiled like it with a new optimizer.
 
     Raises:
         ValueError: If the model, or a layer in it, cannot be rebuilt.
@@ -37,7 +42,7 @@ def rebuild(
 
     def clone(layer):
         source = original(layer)
-        copy = _copy_layer(source)
+        copy = _copy_layer(source, precision)
         new_layer = replacement(source, copy)
         if isinstance(copy, keras.layers.Layer):
             pairs.append((source, copy))
@@ -53,7 +58,7 @@ def rebuild(
         )
     if not rebuilt.built:
         rebuilt.build(model.input_shape)
-    _copy_attributes(model, rebuilt, shown)
+    _copy_attributes(model, rebuilt, shown, keep_policies=precision is None)
     variables = [_copy_variables(source, copy) for source, copy in pairs]
     variables = [pair for of_layer in variables for pair in of_layer]
     if len({id(source) for source, _ in variables}) != len(_unmasked_variables(model)):
@@ -73,12 +78,12 @@ def is_graph(layer: Any) -> bool:
 def _check_is_graph(model) -> None:
     if not is_graph(model):
         raise ValueError(
-            "Expected a Functional or Sequential model: the layers of a subclassed model are called by its own code and "
-            f"cannot be replaced from outside. Received: {model.name!r} of class {type(model).__name__}"
+            "Expected a Functional or Sequential model: the layers of a subclassed model are called by its own code "
+            f"and cannot be replaced from outside. Received: {model.name!r} of class {type(model).__name__}"
         )
 
 
-def _copy_layer(layer):
+def _copy_layer(layer, precision: str | None):
     """Returns an unbuilt copy; operations of the graph that are no layers are copied as well."""
     layers = [layer, *(chain[-1] for _, chain in keras_models.walk_layers(layer))] if _is_layer(layer) else [layer]
     # Code of the user that is not registered is at hand in the very object that is copied.
@@ -89,14 +94,30 @@ def _copy_layer(layer):
         if (inspect.isclass(item) or inspect.isfunction(item)) and not item.__module__.startswith("keras.")
     }
     try:
-        with keras.saving.custom_object_scope(own):
-            return type(layer).from_config(layer.get_config())
+        # Lambdas are safe: the code comes from the model in memory, not from a file.
+        with keras.saving.custom_object_scope(own), SafeModeScope(False):
+            config = layer.get_config()
+            return type(layer).from_config(_in_precision(config, precision) if precision else config)
     except Exception as error:
         raise ValueError(
             "Expected layers that can be copied from their configuration: define `get_config`, and register custom "
             f"objects with keras.saving.register_keras_serializable. Received: {layer.name!r} of class "
             f"{type(layer).__name__}, which fails with {type(error).__name__}: {error}"
         ) from error
+
+
+def _in_precision(config: Any, precision: str) -> Any:
+    """Returns a layer's config with every dtype policy in it, those of inner layers too, replaced by one precision."""
+    if isinstance(config, dict):
+        if config.get("class_name") in ("DTypePolicy", "DTypePolicyMap"):
+            return precision
+        return {
+            key: precision if key == "dtype" and value in _FLOATS else _in_precision(value, precision)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_in_precision(value, precision) for value in config)
+    return config
 
 
 def _is_layer(operation) -> bool:
@@ -117,13 +138,13 @@ def not_compiled(model) -> Iterator[None]:
             part.compiled = True
 
 
-def _copy_attributes(model, rebuilt, shown: dict[int, Any]) -> None:
+def _copy_attributes(model, rebuilt, shown: dict[int, Any], keep_policies: bool) -> None:
     """Copies what a clone does not carry over: names of sub-layers, `trainable`, and the policies of inner models."""
     old = [model, *(chain[-1] for _, chain in keras_models.walk_layers(model))]
     new = [rebuilt, *(chain[-1] for _, chain in keras_models.walk_layers(rebuilt))]
     for source, copy in zip(old, new, strict=True):
         copy.name = source.name
-        if isinstance(source, keras.Model) and copy.dtype_policy != source.dtype_policy:
+        if keep_policies and isinstance(source, keras.Model) and copy.dtype_policy != source.dtype_policy:
             copy.dtype_policy = source.dtype_policy
         copy = shown.get(id(copy), copy)  # a wrapper passes the flag on to the layer that it wraps
         if copy.trainable != source.trainable:  # outer layers come first, so what they pass on is corrected here

@@ -1,0 +1,51 @@
+"""Checks of arguments: each returns the value, or raises one sentence that says what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+
+def fraction(name: str, value: Any) -> float:
+    """Returns a number in [0, 1).
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is out of that range, or NaN.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be a number in [0, 1). Received: {name}={value!r}")
+    if not 0 <= value < 1:  # also refuses NaN
+        raise ValueError(f"Expected `{name}`, the part to remove, to be in [0, 1). Received: {name}={value!r}")
+    return float(value)
+
+
+def integer(name: str, value: Any, minimum: int) -> int:
+    """Returns an integer of at least `minimum`.
+
+    Raises:
+        TypeError: If it is no integer.
+        ValueError: If it is smaller.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be an integer of at least {minimum}. Received: {name}={value!r}")
+    if value < minimum:
+        raise ValueError(f"Expected `{name}` to be at least {minimum}. Received: {name}={value!r}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """Returns one of the choices.
+
+    Raises:
+        ValueError: If it is none of them; the nearest name is suggested.
+    """
+    if not isinstance(value, (str, int)) or value not in choices:
+        names = [choice for choice in choices if isinstance(choice, str)]
+        close = difflib.get_close_matches(str(value).lower(), names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"Expected `{name}` to be one of {listed}.{hint} Received: {name}={value!r}")
+    return value
