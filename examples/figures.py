@@ -21,7 +21,10 @@ def accuracy_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure
     figure, (ax,) = new_figure()
     for name, accuracies in curves.items():
         percent = [100 * accuracy for accuracy in accuracies]
-        ax.plot(range(1, len(percent) + 1), percent, linewidth=1.8, label=f"{name} ({percent[-1]:.1f} %)")
+        # Grey takes no colour of the cycle, so that the methods have the same colours as in the plots of their masks.
+        style = {"color": "0.5", "linestyle": "--"} if name == "dense" else {}
+        label = f"{name} ({percent[-1]:.1f} %)"
+        ax.plot(range(1, len(percent) + 1), percent, linewidth=1.8, label=label, **style)
     ax.set_xlabel("Epoch")
     ax.set_ylabel("Test accuracy (%)")
     ax.set_title(title)

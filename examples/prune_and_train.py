@@ -146,18 +146,16 @@ def _export(network: keras.Model, masks: force_tf.Masks | None, data: image_data
     plain = network if masks is None else force_tf.strip_pruning(network)
     with folder.writing("model.keras") as path:
         plain.save(path)
-    report = force_tf.export_tflite(plain, str(folder / "model.tflite"))
-    kernels = sum(int(np.prod(weight.shape)) for weight in plain.trainable_variables)
+    report = force_tf.export_tflite(plain, folder / "model.tflite")
     return {
         "test_accuracy": accuracy,
         "test_loss": loss,
-        "trainable_weights": kernels,
         "prunable_weights": None if masks is None else masks.total,
         "kept_weights": None if masks is None else masks.kept,
         "collapsed": False if masks is None else masks.metadata["collapsed"],
         "search": None if masks is None else folder.read_json("search.json"),
         "tflite": report.to_dict(),
-        "tflite_median_ms": force_tf.benchmark_tflite(str(folder / "model.tflite")).median_ms,
+        "latency": force_tf.benchmark_tflite(folder / "model.tflite").to_dict(),
     }
 
 
@@ -180,9 +178,7 @@ def _plot(masks: force_tf.Masks | None, results: dict[str, Any], folder: RunFold
         title = f"{title} at {masks.sparsity:.4g} sparsity"
         plots["density.png"] = density_figure({settings["method"]: masks}, title)
         plots["search.png"] = search_figure({settings["method"]: results["search"]["history"]}, title)
-    for name, figure in plots.items():
-        with folder.writing(name) as path:
-            figure.savefig(path)
+    folder.save_figures(plots)
 
 
 def _say_outcome(results: dict[str, Any]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class RunFolder:
@@ -18,26 +22,28 @@ class RunFolder:
     Args:
         path: The folder, made if it is missing.
         settings: What the outcome of the run depends on, as JSON can hold it. A folder that was made with other
-            settings is refused.
+            settings is refused. None for a run that always starts anew.
 
     Raises:
         OSError: If the folder cannot be made or written.
         ValueError: If the folder belongs to a run with other settings.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any]):
+    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any] | None = None):
         self.path = pathlib.Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self.has("settings.json"):
-                self.write_json("settings.json", dict(settings))
-            elif not os.access(self.path, os.W_OK):
-                raise PermissionError(None, "permission denied")
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise type(error)(
                 f"Expected an --output_dir that can be written ({error.strerror}). Received: {str(self.path)!r}"
             ) from None
-        self._check_settings(settings)
+        if settings is not None:
+            if self.has("settings.json"):
+                self._check_settings(settings)
+            else:
+                self.write_json("settings.json", dict(settings))
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         before = self.read_json("settings.json")
@@ -68,6 +74,12 @@ class RunFolder:
             os.replace(aside, self.path / name)
         finally:
             aside.unlink(missing_ok=True)
+
+    def save_figures(self, figures: Mapping[str, Figure]) -> None:
+        """Writes figures under the names that they are mapped from."""
+        for name, figure in figures.items():
+            with self.writing(name) as aside:
+                figure.savefig(aside)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a value as JSON."""

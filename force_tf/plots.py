@@ -21,8 +21,9 @@ __all__ = ["plot_density", "plot_overlap", "plot_saliency", "plot_schedule"]
 
 History = Sequence[Mapping[str, Any]]
 
+_LEGEND_HEIGHT = 34  # points, of two rows
 _MARKERS = "osD^vPX*"
-_QUANTITIES = {"density": "Fraction of weights kept", "kept": "Weights kept"}
+_QUANTITIES = {"density": "Part of the layer's weights kept", "kept": "Number of weights kept"}
 
 
 def plot_density(
@@ -70,7 +71,8 @@ def plot_density(
         empty = np.equal(row, 0)
         ax.plot(x[empty], height[empty], "x", color=line.get_color(), markersize=11, markeredgewidth=2)
     ax.set_yscale("log")
-    ax.set_ylim(bottom=floor * 0.8)
+    if quantity == "density":
+        _percent_ticks(ax)
     ax.set_xticks(range(len(paths)), _short(paths), rotation=45 if len(paths) > 4 else 0, ha=_align(paths))
     ax.set_ylabel(_QUANTITIES[quantity])
     return _finish(ax, title, legend=len(values) > 1)
@@ -108,8 +110,9 @@ def plot_schedule(
         marker = _MARKERS[number % len(_MARKERS)]
         ax.plot(steps, densities, marker=marker, markersize=4, linewidth=1.5, label=name)
     ax.set_yscale("log")
+    _percent_ticks(ax)
     ax.set_xlabel("Step")
-    ax.set_ylabel("Fraction of weights kept")
+    ax.set_ylabel("Weights kept")
     return _finish(ax, title, legend=len(histories) > 1)
 
 
@@ -220,12 +223,18 @@ def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
     return Figure(figsize=(width, height), layout="constrained", dpi=120).subplots()
 
 
+def _percent_ticks(ax: Axes) -> None:
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+
+
 def _finish(ax: Axes, title: str | None, legend: bool) -> Axes:
     ax.grid(axis="y", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if title:
-        ax.set_title(title)
+        ax.set_title(title, pad=_LEGEND_HEIGHT if legend else None)
     if legend:
-        ax.legend(frameon=False)
+        # Above the axes: within, it would hide points of one layer or another.
+        columns = min(4, len(ax.get_legend_handles_labels()[1]))
+        ax.legend(frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return ax
