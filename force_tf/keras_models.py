@@ -292,6 +292,24 @@ def preserved_variables(model: Any) -> Iterator[None]:
             variable.assign(value)
 
 
+def check_inputs(model: Any, inputs: Any) -> None:
+    """Raises unless a batch of inputs has the shape that a model with one input declares.
+
+    Raises:
+        ValueError: If it has not; Keras would say so in many lines.
+    """
+    declared = getattr(model, "inputs", None) or []
+    if len(declared) != 1 or not isinstance(inputs, tf.Tensor):
+        return
+    expected, shape = declared[0].shape, tuple(inputs.shape)
+    # As in `fit`, a last axis of size 1 may be missing or in excess.
+    spellings = [shape, *([shape[:-1]] if shape[-1:] == (1,) else []), *([(*shape, 1)] if expected[-1] == 1 else [])]
+    if not any(len(s) and tf.TensorShape(expected[1:]).is_compatible_with(s[1:]) for s in spellings):
+        raise ValueError(
+            f"Expected batches of inputs of shape {expected}, the batch size first. Received: inputs of shape {shape}"
+        )
+
+
 def input_specs(model: Any, batches: Any = None) -> Any:
     """Returns the type specs of a model's inputs, in its own structure, with all sizes but the batch size known.
 

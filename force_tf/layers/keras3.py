@@ -287,9 +287,10 @@ class _MaskedRegularizer(keras.regularizers.Regularizer):
 
 
 def _keep(value: Any, mask: keras.Variable) -> tf.Tensor:
-    # Not a product: this and its gradient are zero at pruned weights even for infinities and NaN.
+    # Not a product: this and its gradient are zero at pruned weights even for infinities and NaN. Not `tf.where`: its
+    # broadcasting makes it several times slower on CPUs than this operation, which takes equal shapes alone.
     value = tf.convert_to_tensor(value)
-    return tf.where(mask.value, value, tf.zeros_like(value))
+    return tf.raw_ops.Select(condition=mask.value, x=value, y=tf.zeros(value.shape, value.dtype))
 
 
 def _moving_average(weight: keras.Variable) -> keras.Variable | None:

@@ -187,10 +187,10 @@ def _copy_compile_configuration(model, rebuilt, variables: list[tuple[Any, Any]]
     loss_scaling = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     rebuilt.compile(
         optimizer=_copy_optimizer(model.optimizer, variables),
-        loss=keras.tree.map_structure(_copy_stateful, config["loss"]),
+        loss=config["loss"],  # losses have no state, and not all of them have their options in their configuration
         loss_weights=config["loss_weights"],
-        metrics=keras.tree.map_structure(_copy_stateful, config["metrics"]),
-        weighted_metrics=keras.tree.map_structure(_copy_stateful, config["weighted_metrics"]),
+        metrics=keras.tree.map_structure(_copy_metric, config["metrics"]),
+        weighted_metrics=keras.tree.map_structure(_copy_metric, config["weighted_metrics"]),
         run_eagerly=model.run_eagerly,
         steps_per_execution=model.steps_per_execution,
         jit_compile=model.jit_compile,
@@ -198,9 +198,9 @@ def _copy_compile_configuration(model, rebuilt, variables: list[tuple[Any, Any]]
     )
 
 
-def _copy_stateful(item):
-    """Copies losses and metrics; names and functions are values."""
-    if not isinstance(item, (keras.losses.Loss, keras.metrics.Metric)):
+def _copy_metric(item):
+    """Returns a metric without state of its own configuration; names and functions are values."""
+    if not isinstance(item, keras.metrics.Metric):
         return item
     config = item.get_config()
     # Wrappers of a function keep it in `_fn`; given as it is, it need not be registered.
