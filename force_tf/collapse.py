@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf.keras_models import PrunableWeight, input_specs, preserved_variables
+from force_tf.keras_models import input_specs, preserved_variables
+from force_tf.prunable import PrunableWeight
 
 _ROWS = 16
 

@@ -16,16 +16,10 @@ import tensorflow as tf
 from force_tf import arguments, criteria, layers, presets, schedules, selection
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
-from force_tf.keras_models import (
-    LayerSelection,
-    PrunableWeight,
-    all_prunable_weights,
-    check_inputs, check_model,
-    preserved_variables,
-    prunable_weights,
-)
+from force_tf.keras_models import check_inputs, check_model, preserved_variables
 from force_tf.losses import DataLoss
 from force_tf.masks import Masks
+from force_tf.prunable import LayerSelection, PrunableWeight, all_prunable_weights, prunable_weights
 from force_tf.version import __version__
 
 
@@ -294,7 +288,9 @@ def _flat_scores(scores, weights: Sequence[PrunableWeight], total: int) -> np.nd
                 f"Received: {'more' if weight is None else 'fewer'}"
             )
         if tuple(np.shape(score)) != weight.shape:
-            raise ValueError(f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {np.shape(score)}")
+            raise ValueError(
+                f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {np.shape(score)}"
+            )
         begin, end = end, end + weight.size
         flat[begin:end] = np.ravel(score)
     # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.

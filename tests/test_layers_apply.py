@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from force_tf.keras_models import all_prunable_weights, prunable_weights
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, is_pruned, strip_pruning
 from force_tf.masks import Masks
+from force_tf.prunable import all_prunable_weights, prunable_weights
 
 layers = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* looks like it has unbuilt state")

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from force_tf.batches import Batch, Batches
 from force_tf.gradients import GradientFunction, mean_gradient
-from force_tf.keras_models import PrunableWeight
 from force_tf.losses import DataLoss
+from force_tf.prunable import PrunableWeight
 
 
 class Criterion(abc.ABC):

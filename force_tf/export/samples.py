@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf import keras_models
+from force_tf import prunable
 
 # Enough to see a difference, few enough for the largest models on a small machine.
 _SAMPLES = 8
@@ -155,4 +155,4 @@ def _random_samples(model: keras.Model, signature: Signature, seed: int) -> list
 
 def layers_of(model: keras.Model) -> list[keras.Layer]:
     """Returns every layer below a model, outer layers before the layers in them."""
-    return [chain[-1] for _, chain in keras_models.walk_layers(model)]
+    return [chain[-1] for _, chain in prunable.walk_layers(model)]

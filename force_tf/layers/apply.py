@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from force_tf import keras_models
+from force_tf import keras_models, prunable
 from force_tf.layers.keras3 import MaskedLayer
 from force_tf.layers.rebuild import is_graph, rebuild
 from force_tf.masks import Masks
@@ -55,7 +55,7 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
         if id(layer) not in to_wrap:
             return copy
         wrapper = MaskedLayer(copy, weights=to_wrap[id(layer)])
-        wrapper.sub_layer_names = tuple(chain[-1].name for _, chain in keras_models.walk_layers(layer))
+        wrapper.sub_layer_names = tuple(chain[-1].name for _, chain in prunable.walk_layers(layer))
         return wrapper
 
     pruned = rebuild(model, replacement=wrap)
@@ -86,7 +86,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     """
     masks = get_masks(model)
     plain = rebuild(model, original=lambda layer: getattr(layer, "masked_layer", layer))
-    for weight in keras_models.all_prunable_weights(plain):
+    for weight in prunable.all_prunable_weights(plain):
         if weight.path in masks:
             weight.variable.assign(keras.ops.where(masks[weight.path], weight.variable, 0.0))
     return plain
@@ -120,7 +120,7 @@ def get_masks(model: keras.Model) -> Masks:
         for relative, mask in wrapper.get_masks().items()
     }
     left_out = {
-        weight.path: "not masked" for weight in keras_models.all_prunable_weights(model) if weight.path not in found
+        weight.path: "not masked" for weight in prunable.all_prunable_weights(model) if weight.path not in found
     }
     return Masks(found, left_out=left_out)
 
@@ -140,9 +140,9 @@ def _masks_by_layer(model, masks: Masks) -> dict[int, list[str]]:
     Raises:
         ValueError: If the masks do not fit the model.
     """
-    required, _ = keras_models.prunable_weights(model)
+    required, _ = prunable.prunable_weights(model)
     required = {weight.path for weight in required}
-    weights = keras_models.all_prunable_weights(model)
+    weights = prunable.all_prunable_weights(model)
     shapes = {weight.path: weight.shape for weight in weights if weight.path in masks or weight.path in required}
     difference = masks.first_difference(shapes)
     if difference:
@@ -160,7 +160,5 @@ def _wrappers(model) -> list[tuple[str, MaskedLayer]]:
     """Returns (path, wrapper) in model order; a wrapper that is used several times has one path, the first."""
     by_layer = {id(layer.layer): layer for layer in model._flatten_layers() if isinstance(layer, MaskedLayer)}
     return [
-        (path, by_layer.pop(id(chain[-1])))
-        for path, chain in keras_models.walk_layers(model)
-        if id(chain[-1]) in by_layer
+        (path, by_layer.pop(id(chain[-1]))) for path, chain in prunable.walk_layers(model) if id(chain[-1]) in by_layer
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
-from force_tf import keras_models
+from force_tf import prunable
 
 # What Keras reads off a layer's `call` when it binds, casts and fills in arguments. The wrapper's own `call` takes
 # anything, so it shows those of the layer that it wraps.
@@ -134,14 +134,14 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def _restore_sub_layer_names(self) -> None:
         # Keras numbers unnamed sub-layers anew in every copy; paths must outlive copying and loading.
-        inner = [chain[-1] for _, chain in keras_models.walk_layers(self.layer)]
+        inner = [chain[-1] for _, chain in prunable.walk_layers(self.layer)]
         if len(inner) == len(self.sub_layer_names):
             for layer, name in zip(inner, self.sub_layer_names):
                 layer.name = name
 
     def _owners(self) -> dict[str, Any]:
         """Maps the relative path of the wrapped layer ("") and of every layer in it to the layer."""
-        return {"": self.layer, **{path: chain[-1] for path, chain in keras_models.walk_layers(self.layer)}}
+        return {"": self.layer, **{path: chain[-1] for path, chain in prunable.walk_layers(self.layer)}}
 
     def _paths_to_mask(self) -> tuple[str, ...]:
         if self.weight_paths is not None:
@@ -149,8 +149,8 @@ class MaskedLayer(keras.layers.Wrapper):
         paths = tuple(
             f"{path}/{attribute}".lstrip("/")
             for path, owner in self._owners().items()
-            for attribute in keras_models.prunable_attributes(owner)
-            if keras_models.weight_slot(owner, attribute)
+            for attribute in prunable.prunable_attributes(owner)
+            if prunable.weight_slot(owner, attribute)
         )
         if not paths:
             raise ValueError(
@@ -162,7 +162,7 @@ class MaskedLayer(keras.layers.Wrapper):
     def _add_mask(self, path: str) -> _MaskedWeight:
         owner_path, _, attribute = path.rpartition("/")
         owner = self._owners().get(owner_path)
-        slot = owner and keras_models.weight_slot(owner, attribute)
+        slot = owner and prunable.weight_slot(owner, attribute)
         if not slot:
             known = ", ".join(weight.path for weight in self.layer.weights)
             raise ValueError(
@@ -246,7 +246,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self.build()
 
     def get_config(self) -> dict[str, Any]:
-        names = self.sub_layer_names or [chain[-1].name for _, chain in keras_models.walk_layers(self.layer)]
+        names = self.sub_layer_names or [chain[-1].name for _, chain in prunable.walk_layers(self.layer)]
         weights = None if self.weight_paths is None else list(self.weight_paths)
         return {**super().get_config(), "weights": weights, "sub_layer_names": list(names)}
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from force_tf import keras_models
+from force_tf import prunable
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -85,7 +85,7 @@ def _check_is_graph(model) -> None:
 
 def _copy_layer(layer, precision: str | None):
     """Returns an unbuilt copy; operations of the graph that are no layers are copied as well."""
-    layers = [layer, *(chain[-1] for _, chain in keras_models.walk_layers(layer))] if _is_layer(layer) else [layer]
+    layers = [layer, *(chain[-1] for _, chain in prunable.walk_layers(layer))] if _is_layer(layer) else [layer]
     # Code of the user that is not registered is at hand in the very object that is copied.
     objects = [item for part in layers for item in (type(part), *vars(part).values())]
     own = {
@@ -127,7 +127,7 @@ def _is_layer(operation) -> bool:
 @contextmanager
 def not_compiled(model) -> Iterator[None]:
     """Hides from `clone_model`, for the length of the block, that a model and the models in it are compiled."""
-    models = [model, *(chain[-1] for _, chain in keras_models.walk_layers(model))]
+    models = [model, *(chain[-1] for _, chain in prunable.walk_layers(model))]
     compiled = [part for part in models if getattr(part, "compiled", False)]
     try:
         for part in compiled:
@@ -140,8 +140,8 @@ def not_compiled(model) -> Iterator[None]:
 
 def _copy_attributes(model, rebuilt, shown: dict[int, Any], keep_policies: bool) -> None:
     """Copies what a clone does not carry over: names of sub-layers, `trainable`, and the policies of inner models."""
-    old = [model, *(chain[-1] for _, chain in keras_models.walk_layers(model))]
-    new = [rebuilt, *(chain[-1] for _, chain in keras_models.walk_layers(rebuilt))]
+    old = [model, *(chain[-1] for _, chain in prunable.walk_layers(model))]
+    new = [rebuilt, *(chain[-1] for _, chain in prunable.walk_layers(rebuilt))]
     for source, copy in zip(old, new, strict=True):
         copy.name = source.name
         if keep_policies and isinstance(source, keras.Model) and copy.dtype_policy != source.dtype_policy:

@@ -1,0 +1,248 @@
+"""Which weights of which layer are prunable, and the paths they go by: the one place that knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+
+LayerSelection = str | Iterable[str] | Callable[[Any], bool] | None
+
+# Weights that are pruned unless `layers=` says otherwise: those that the papers prune.
+_PRUNABLE = {
+    "Dense": ("kernel",),
+    "EinsumDense": ("kernel",),
+    "Conv1D": ("kernel",),
+    "Conv2D": ("kernel",),
+    "Conv3D": ("kernel",),
+    "Conv1DTranspose": ("kernel",),
+    "Conv2DTranspose": ("kernel",),
+    "Conv3DTranspose": ("kernel",),
+    "SeparableConv1D": ("pointwise_kernel",),
+    "SeparableConv2D": ("pointwise_kernel",),
+    "SimpleRNNCell": ("kernel", "recurrent_kernel"),
+    "LSTMCell": ("kernel", "recurrent_kernel"),
+    "GRUCell": ("kernel", "recurrent_kernel"),
+}
+# Weights that join only when `layers=` selects their layer.
+_OPT_IN = {
+    "DepthwiseConv1D": ("kernel",),
+    "DepthwiseConv2D": ("kernel",),
+    "SeparableConv1D": ("depthwise_kernel",),
+    "SeparableConv2D": ("depthwise_kernel",),
+    "Embedding": ("embeddings",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunableWeight:
+    """A weight tensor that may be pruned.
+
+    Attributes:
+        path: `layer/attribute`, with outer models and sub-layers before it.
+        layers: The layers from the model's own child down to the one that holds the weight.
+        attribute: The name of the weight in that layer, such as "kernel".
+        variable: The Keras variable.
+    """
+
+    path: str
+    layers: tuple[Any, ...]
+    attribute: str
+    variable: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[PrunableWeight], dict[str, str]]:
+    """Finds the weights of a model to prune, in model order.
+
+    Args:
+        model: A built Keras model.
+        layers: None for what is pruned by default; a name or regular expression or several (matched in full against a
+            layer's name, its path, or a weight's path; a layer with sub-layers stands for all of them); or a callable
+            that takes a layer and says whether to prune it.
+
+    Returns:
+        The weights to prune, and a dict that maps the paths of all other prunable weights, and of layers with weights
+        that cannot be pruned, to the reason.
+
+    Raises:
+        TypeError: If `layers` is of no such type.
+        ValueError: If an entry of `layers` matches nothing or is no regular expression, or if nothing is left to prune.
+    """
+    weights, opt_in, left_out = _find_weights(model)
+    selector = _selector(layers, weights)
+    selected = []
+    for weight in weights:
+        if weight.path in left_out:
+            continue
+        if selector is None:
+            if weight.path in opt_in:
+                left_out[weight.path] = "not pruned by default: select its layer with `layers=`"
+                continue
+        elif not selector(weight):
+            left_out[weight.path] = "not selected by `layers`"
+            continue
+        selected.append(weight)
+    if not selected:
+        found = "; ".join(f"{path}: {reason}" for path, reason in left_out.items()) or "a model without weights"
+        raise ValueError(f"Expected a model with at least one prunable weight. Received: {found}")
+    order = {weight.path: position for position, weight in enumerate(weights)}
+    return selected, dict(sorted(left_out.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def all_prunable_weights(model: Any) -> list[PrunableWeight]:
+    """Returns every weight for which a mask can be made, whatever is pruned by default, in model order."""
+    weights, _, left_out = _find_weights(model)
+    return [weight for weight in weights if weight.path not in left_out]
+
+
+def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]]:
+    weights: list[PrunableWeight] = []
+    opt_in: set[str] = set()
+    left_out: dict[str, str] = {}
+    seen: set[int] = set()
+    for path, chain in walk_layers(model):
+        layer = chain[-1]
+        default = prunable_attributes(layer)
+        optional = _attributes(layer, _OPT_IN)
+        for attribute in default + optional:
+            variable = weight_variable(layer, attribute)
+            if variable is None or id(variable) in seen:
+                continue  # a layer that several models share: its weight has one path, the first
+            seen.add(id(variable))
+            weight = PrunableWeight(f"{path}/{attribute}", chain, attribute, variable)
+            weights.append(weight)
+            if attribute in optional:
+                opt_in.add(weight.path)
+            reason = _unprunable_reason(layer, variable)
+            if reason:
+                left_out[weight.path] = reason
+        if not default + optional and _own_weights(layer):
+            left_out[path] = f"{type(layer).__name__} has no prunable weights"
+    return weights, opt_in, left_out
+
+
+def walk_layers(parent: Any, prefix: str = "", chain: tuple = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yields (path, layers from the top down to this one) of every layer below `parent`, outer layers first."""
+    taken: set[str] = set()
+    for layer in sub_layers(parent):
+        name, number = layer.name, 0
+        while name in taken:
+            number += 1
+            name = f"{layer.name}_{number}"
+        taken.add(name)
+        path = f"{prefix}{name}"
+        yield path, (*chain, layer)
+        yield from walk_layers(layer, f"{path}/", (*chain, layer))
+
+
+def sub_layers(layer: Any) -> list[Any]:
+    """Returns the direct sub-layers of a layer or model, in the order in which they were added.
+
+    A wrapper that only masks a layer shows itself as that layer (`masked_layer`), so paths are the same with and
+    without masks.
+    """
+    if isinstance(layer, keras.Model):
+        layers = layer.layers
+    else:
+        layers = layer._flatten_layers(include_self=False, recursive=False)
+    return [getattr(sub, "masked_layer", sub) for sub in layers]
+
+
+def prunable_attributes(layer: Any) -> tuple[str, ...]:
+    """Returns the names of a layer's own weights that are pruned by default, sub-layers aside."""
+    return _attributes(layer, _PRUNABLE)
+
+
+def weight_variable(layer: Any, attribute: str) -> Any | None:
+    """Returns the variable of a layer's weight, or None if the layer has none."""
+    slot = weight_slot(layer, attribute)
+    return None if slot is None else vars(layer)[slot]
+
+
+def weight_slot(layer: Any, attribute: str) -> str | None:
+    """Returns the entry of `vars(layer)` that holds the variable of a weight, or None if the layer has none.
+
+    Several Keras layers keep `kernel` in `_kernel`, and compute what the public property returns.
+    """
+    for name in (attribute, f"_{attribute}"):
+        if isinstance(vars(layer).get(name), keras.Variable):
+            return name
+    return None
+
+
+def _attributes(layer, table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    for cls in type(layer).__mro__:
+        if cls.__module__.split(".")[0] == "keras" and cls.__name__ in table:
+            return table[cls.__name__]
+    return ()
+
+
+def _own_weights(layer) -> bool:
+    inner = {id(v) for sub in sub_layers(layer) for v in sub.variables}
+    return any(id(v) not in inner for v in layer.weights)
+
+
+def _unprunable_reason(layer, variable) -> str | None:
+    if getattr(layer, "quantization_mode", None) is not None:
+        return "quantized"
+    if getattr(layer, "lora_enabled", False):
+        return "has LoRA weights: merge them first"
+    if not variable.trainable or not layer.trainable:
+        return "frozen"
+    return None
+
+
+def _selector(layers: LayerSelection, weights: list[PrunableWeight]) -> Callable[[PrunableWeight], bool] | None:
+    if layers is None:
+        return None
+    if callable(layers):
+        return lambda weight: any(layers(layer) for layer in weight.layers)
+    patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else None
+    if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            "Expected `layers` to be None, layer names or regular expressions, or a callable that takes a layer. "
+            f"Received: layers={layers!r}"
+        )
+    if not patterns:
+        raise ValueError("Expected `layers` to name at least one layer, or None for all. Received: an empty list.")
+    names = {weight.path: _names(weight) for weight in weights}
+    for pattern in patterns:
+        if not any(_matches(pattern, name) for options in names.values() for name in options):
+            known = sorted({weight.path.rpartition("/")[0] for weight in weights})
+            close = difflib.get_close_matches(pattern, known, n=1) or known[:8]
+            raise ValueError(
+                f"Expected every entry of `layers` to match a layer with prunable weights, such as {', '.join(close)}. "
+                f"Received: {pattern!r}, which matches none."
+            )
+    return lambda weight: any(_matches(pattern, name) for pattern in patterns for name in names[weight.path])
+
+
+def _names(weight: PrunableWeight) -> set[str]:
+    """What a pattern may match: the weight's path, and the path and the name of each layer around it."""
+    parts = weight.path.split("/")
+    paths = {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return paths | {layer.name for layer in weight.layers}
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern == name:
+        return True
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise ValueError(
+            f"Expected layer names or regular expressions in `layers` ({error}). Received: {pattern!r}"
+        ) from None
