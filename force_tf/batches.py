@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -45,7 +44,7 @@ class Batches:
         try:
             self.first = _batch(next(self._iterator))
         except StopIteration:
-            raise ValueError(f"Expected at least one batch of data. Received: empty {_kind(data)}") from None
+            raise ValueError(f"Expected at least one batch of data. Received: {_kind(data)}, which is empty") from None
         self._peeked: Batch | None = self.first
 
     def __next__(self) -> Batch:
@@ -135,6 +134,8 @@ def _arrays(data: tuple) -> Batch:
 def _array(leaf):
     if isinstance(leaf, (tf.Tensor, np.ndarray, tf.SparseTensor, tf.RaggedTensor)):
         return leaf
+    if leaf is None:
+        return None
     array = np.asarray(leaf)
     if not array.ndim:
         raise TypeError(f"Expected arrays (x, y) or (x, y, sample_weight). Received: {_kind(leaf)} among them")
@@ -167,21 +168,27 @@ def _batch(element: Any) -> Batch:
     if y is None:
         raise ValueError(
             "Expected batches (x, y) or (x, y, sample_weight): the loss needs targets. "
-            f"Received: a batch that is {_kind(element)}"
+            f"Received: a batch without them, {_kind(element)}"
         )
     batch = tf.nest.map_structure(_tensor, Batch(x, y, sample_weight))
     if any(leaf.shape.rank and leaf.shape[0] == 0 for leaf in tf.nest.flatten(batch.x)):
         raise ValueError("Expected at least one row in each batch. Received: a batch without rows")
+    if any(leaf is not None and leaf.dtype == tf.string for leaf in tf.nest.flatten(batch.y)):
+        raise TypeError("Expected targets that are numbers. Received: strings")
     return batch
 
 
 def _tensor(leaf):
     if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return leaf
-    return tf.convert_to_tensor(np.asarray(leaf))
+    array = np.asarray(leaf)
+    try:
+        return tf.convert_to_tensor(array)
+    except (TypeError, ValueError):
+        raise TypeError(f"Expected batches of arrays that hold numbers. Received: dtype {array.dtype}") from None
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, (np.ndarray, tf.Tensor)):
-        return f"an array of shape {tuple(value.shape)} alone" if math.prod(value.shape) else "an empty array"
-    return f"a {type(value).__name__}"
+        return f"an array of shape {tuple(value.shape)}"
+    return f"an object of type {type(value).__name__}"

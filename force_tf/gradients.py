@@ -44,7 +44,9 @@ class GradientFunction:
         Raises:
             ValueError: If the function's value or the gradient is not finite; it names the variable.
         """
-        value, sums, gradients = self._traced("gradient", self._gradient, self._signature)(arguments)
+        traced = self._traced("gradient", self._gradient, self._signature)
+        with _naming(arguments):
+            value, sums, gradients = traced(arguments)
         self._check_finite(value, sums, gradients, "gradient")
         return gradients
 
@@ -58,7 +60,8 @@ class GradientFunction:
         """
         specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._variables]
         traced = self._traced("hessian", self._hessian_product, specs, self._signature)
-        value, sums, products = traced(list(vectors), arguments)
+        with _naming(arguments):
+            value, sums, products = traced(list(vectors), arguments)
         self._check_finite(value, sums, products, "Hessian-gradient product")
         return products
 
@@ -67,7 +70,8 @@ class GradientFunction:
             # Keras layers are written for tracing without AutoGraph, and errors stay readable without it. Batches that
             # the signature does not fit (sequences of another length, say) get one more general trace.
             traced = tf.function(function, autograph=False, reduce_retracing=True)
-            traced.get_concrete_function(*signature)
+            with _naming(self._signature):
+                traced.get_concrete_function(*signature)
             self._traces[key] = traced
         return self._traces[key]
 
@@ -108,6 +112,22 @@ class GradientFunction:
                     f"Expected a finite {what}: check the inputs and the scale of the initial weights. "
                     f"Received: {bad} of {int(tf.size(tensor))} entries of the {what} of {name!r} are NaN or infinite"
                 )
+
+
+@contextlib.contextmanager
+def _naming(arguments: Sequence[Any]) -> Iterator[None]:
+    """Names the arguments if they do not fit: TensorFlow names the nodes of its graph."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        parts = [
+            "None" if leaf is None else f"{leaf.dtype.name} of shape {tuple(leaf.shape)}"
+            for leaf in tf.nest.flatten(list(arguments))
+        ]
+        raise ValueError(
+            "Expected inputs, targets and sample weights that fit the model, the loss and each other. "
+            f"Received: {', '.join(parts)}"
+        ) from error
 
 
 def _dense_with_sums(gradients):

@@ -106,8 +106,8 @@ class DataLoss:
             unknown = set(structure) - set(names)
             if unknown:
                 raise ValueError(
-                    f"Expected losses, targets and weights under the names of the outputs, {list(names)}. "
-                    f"Received: {sorted(unknown)}"
+                    "Expected losses, targets and weights under the names of the outputs "
+                    f"({', '.join(names) or 'this model has none'}). Received: {', '.join(sorted(map(str, unknown)))}"
                 )
             return [structure.get(name) for name in names]
         if isinstance(structure, (list, tuple)):
@@ -171,7 +171,10 @@ class _ScoredLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         y_true, y_pred = _same_rank(y_true, y_pred)
-        return self._function(y_true, _tempered(self._base, y_pred, self._temperature))
+        value = self._function(y_true, _tempered(self._base, y_pred, self._temperature))
+        if value is None:
+            raise TypeError(f"Expected a loss that returns a tensor. Received: None from {self._base!r}")
+        return value
 
 
 def _same_rank(y_true, y_pred):
@@ -223,7 +226,7 @@ def _check_range(loss, target: tf.Tensor, output: tuple) -> None:
     elif name in _CATEGORICAL + _BINARY:
         low, high, what = 0, 1, "probabilities from 0 to 1"
     else:
-        low, high, what = -np.inf, np.inf, "finite numbers"
+        low, high, what = -np.finfo(np.float64).max, np.finfo(np.float64).max, "finite numbers"
     if values.dtype.kind not in "iufb" or not values.size:
         return
     smallest, largest = values.min(), values.max()
