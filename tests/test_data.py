@@ -99,6 +99,16 @@ def test_arrays_in_one_batch(convert, weighted):
     assert masks == snip_masks(model, [[arrays]], [21])
 
 
+@pytest.mark.parametrize("as_batches", [False, True], ids=["arrays", "batches"])
+def test_sample_weights_may_be_none(as_batches):
+    data = (*blobs(), None)
+    model = mlp()
+    masks = force_tf.PruneAtInit("snip", sparsity=0.5).find_masks(
+        model, [data] if as_batches else data, LOSS, verbose=0
+    )
+    assert masks == snip_masks(model, [[blobs()]], [21])
+
+
 def test_arrays_are_cut_into_shuffled_batches_that_keep_rows_together():
     x, y = blobs(rows=20)
     weights = np.arange(20.0)

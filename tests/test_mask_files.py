@@ -27,7 +27,7 @@ def masks():
     return Masks({"conv/kernel": random.random((3, 3, 4, 5)) < 0.5, "dense/kernel": random.random((20, 3)) < 0.1})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays=st.dictionaries(st.text(min_size=1), ARRAYS, min_size=1, max_size=4),
     left_out=st.dictionaries(st.text(), st.text(), max_size=3),

@@ -47,7 +47,7 @@ def cuts(draw):
     return scores, sizes, k, floor, eligible
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cut=cuts())
 def test_a_global_cut_equals_the_reference(cut):
     scores, sizes, k, floor, eligible = cut
@@ -56,7 +56,7 @@ def test_a_global_cut_equals_the_reference(cut):
     np.testing.assert_array_equal(keep, reference_global(scores, sizes, k, floor, eligible))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cut=cuts())
 def test_a_cut_per_layer_takes_the_best_of_every_tensor(cut):
     scores, sizes, k, floor, eligible = cut
@@ -68,7 +68,7 @@ def test_a_cut_per_layer_takes_the_best_of_every_tensor(cut):
         np.testing.assert_array_equal(kept, reference_top_k(values, kept.sum(), allowed))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(scores=st.lists(SCORES, max_size=60), data=st.data())
 def test_top_k_equals_the_reference(scores, data):
     scores = np.array(scores, np.float32)
@@ -132,7 +132,7 @@ def test_large_arrays_equal_the_reference(name):
         np.testing.assert_array_equal(keep, reference_top_k(scores, k, eligible), f"k={k} of the eligible")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=12), data=st.data())
 def test_shares_without_bounds_differ_from_the_exact_ones_by_less_than_one(sizes, data):
     sizes = np.array(sizes)
@@ -143,7 +143,7 @@ def test_shares_without_bounds_differ_from_the_exact_ones_by_less_than_one(sizes
     assert (np.abs(counts - exact) < 1).all(), f"{counts} for {exact}"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_shares_within_bounds_sum_up_and_stay_within_them(data):
     n = data.draw(st.integers(1, 8))
@@ -177,7 +177,7 @@ def test_quotas_by_hand(k, sizes, floor, expected):
     assert [int(part.sum()) for part in np.split(keep, np.cumsum(sizes)[:-1])] == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6),
     steps=st.integers(1, 12),
