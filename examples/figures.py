@@ -40,6 +40,8 @@ def density_figure(masks: Mapping[str, force_tf.Masks], title: str) -> Figure:
     figure, axes = new_figure(2, width=max(5.5, 0.4 * layers))
     for ax, quantity in zip(axes, ("density", "kept")):
         force_tf.plots.plot_density(masks, quantity=quantity, ax=ax)
+    if len(masks) > 1:
+        axes[0].get_legend().remove()  # the one beside the right panel serves both
     figure.suptitle(title)
     return figure
 

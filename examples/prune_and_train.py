@@ -143,10 +143,12 @@ def _masks(network: keras.Model, data: image_data.ImageData, folder: RunFolder, 
 def _export(network: keras.Model, masks: force_tf.Masks | None, data: image_data.ImageData, folder: RunFolder) -> dict:
     """Writes the models, and returns what there is to say about them."""
     loss, accuracy = network.evaluate(data.test_batches(), verbose=0)
-    plain = network if masks is None else force_tf.strip_pruning(network)
+    network = network if masks is None else force_tf.strip_pruning(network)
+    final = keras.models.clone_model(network)  # without the optimizer: this file is for use, not for more training
+    final.set_weights(network.get_weights())
     with folder.writing("model.keras") as path:
-        plain.save(path)
-    report = force_tf.export_tflite(plain, folder / "model.tflite")
+        final.save(path)
+    report = force_tf.export_tflite(final, folder / "model.tflite")
     return {
         "test_accuracy": accuracy,
         "test_loss": loss,

@@ -21,7 +21,6 @@ __all__ = ["plot_density", "plot_overlap", "plot_saliency", "plot_schedule"]
 
 History = Sequence[Mapping[str, Any]]
 
-_LEGEND_HEIGHT = 34  # points, of two rows
 _MARKERS = "osD^vPX*"
 _QUANTITIES = {"density": "Part of the layer's weights kept", "kept": "Number of weights kept"}
 
@@ -232,9 +231,8 @@ def _finish(ax: Axes, title: str | None, legend: bool) -> Axes:
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if title:
-        ax.set_title(title, pad=_LEGEND_HEIGHT if legend else None)
+        ax.set_title(title)
     if legend:
-        # Above the axes: within, it would hide points of one layer or another.
-        columns = min(4, len(ax.get_legend_handles_labels()[1]))
-        ax.legend(frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        # Beside the axes: within, it would hide points of one layer or another.
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return ax

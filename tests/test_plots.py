@@ -1,0 +1,123 @@
+"""The plots show what they are given, where they are told to, and leave pyplot alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from force_tf import Masks, plots
+
+# 3 of 6 and 1 of 4 weights kept; then 2 of 6 and none.
+FIRST = Masks({"conv/kernel": np.array([[1, 1, 1], [0, 0, 0]]), "dense/kernel": np.array([1, 0, 0, 0])})
+SECOND = Masks({"conv/kernel": np.array([[1, 1, 0], [0, 0, 0]]), "dense/kernel": np.zeros(4)})
+HISTORY = [
+    {"step": 1, "density": 0.1, "saliency_kept": 0.9},
+    {"step": 2, "density": 0.01, "saliency_kept": 0.6},
+]
+
+
+def values(ax):
+    """The heights of each labelled line."""
+    return {line.get_label(): list(line.get_ydata()) for line in ax.lines if not line.get_label().startswith("_")}
+
+
+def tick_labels(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_density_of_each_layer():
+    ax = plots.plot_density(FIRST)
+    assert values(ax) == {"masks": [0.5, 0.25]}
+    assert tick_labels(ax.xaxis) == ["conv", "dense"]
+    assert ax.get_yscale() == "log"
+    assert ax.get_legend() is None, "one mask needs no legend"
+
+
+def test_number_of_weights_kept_of_several_masks():
+    ax = plots.plot_density({"first": FIRST, "second": SECOND}, quantity="kept", title="Kept")
+    drawn = values(ax)
+    assert drawn["first"] == [3, 1]
+    assert drawn["second"][0] == 2
+    assert 0 < drawn["second"][1] < 1, "an empty layer lies below all others, but on the scale"
+    crosses = [line for line in ax.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert len(crosses) == 1, "the empty layer is marked by a cross"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["first", "second"]
+    assert ax.get_title() == "Kept"
+
+
+def test_schedule_starts_dense():
+    ax = plots.plot_schedule(HISTORY)
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [0, 1, 2]
+    assert list(line.get_ydata()) == [1.0, 0.1, 0.01]
+
+
+def test_saliency_of_several_searches():
+    ax = plots.plot_saliency({"snip": HISTORY[:1], "force": HISTORY})
+    assert values(ax) == {"snip": [0.9], "force": [0.9, 0.6]}
+
+
+def test_overlap_is_intersection_over_union():
+    ax = plots.plot_overlap({"first": FIRST, "second": SECOND})
+    # Both keep the first 2 weights; either keeps 4: 3 of conv, 1 of dense.
+    np.testing.assert_allclose(ax.images[0].get_array(), [[1, 0.5], [0.5, 1]])
+    assert sorted(text.get_text() for text in ax.texts) == ["0.50", "0.50", "1.00", "1.00"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.plot_density(FIRST, ax=ax),
+        lambda ax: plots.plot_schedule(HISTORY, ax=ax),
+        lambda ax: plots.plot_saliency(HISTORY, ax=ax),
+        lambda ax: plots.plot_overlap({"first": FIRST}, ax=ax),
+    ],
+    ids=["density", "schedule", "saliency", "overlap"],
+)
+def test_draws_into_given_axes_and_saves(draw, tmp_path):
+    given = Figure().subplots()
+    assert draw(given) is given
+    own = draw(None)
+    assert own is not given
+    own.figure.savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: plots.plot_density([FIRST]), TypeError, "Expected Masks"),
+        (lambda: plots.plot_density({}), TypeError, "Expected Masks"),
+        (lambda: plots.plot_density(FIRST, quantity="size"), ValueError, "density, kept.*Received: 'size'"),
+        (lambda: plots.plot_schedule([]), TypeError, "has searched"),
+        (lambda: plots.plot_saliency([{"step": 1}]), TypeError, "`history`"),
+        (lambda: plots.plot_overlap({"a": FIRST, "b": Masks({"other": [1]})}), ValueError, "same weights"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_figures_are_not_registered_with_pyplot():
+    before = pyplot.get_fignums()
+    plots.plot_density(FIRST)
+    plots.plot_overlap({"first": FIRST})
+    assert pyplot.get_fignums() == before, "pyplot would keep these figures alive, and show them"
+
+
+def test_the_package_works_without_matplotlib_and_says_what_is_missing():
+    code = """
+import sys
+sys.modules["matplotlib"] = None  # any import of it fails
+import force_tf
+try:
+    force_tf.plots.plot_density(force_tf.Masks({"a": [1, 0]}))
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'force_tf[plots]'" in result.stdout, result.stdout + result.stderr
