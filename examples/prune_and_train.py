@@ -148,7 +148,7 @@ def _export(network: keras.Model, masks: force_tf.Masks | None, data: image_data
     final.set_weights(network.get_weights())
     with folder.writing("model.keras") as path:
         final.save(path)
-    report = force_tf.export_tflite(final, folder / "model.tflite")
+    report = force_tf.export_tflite(final, folder / "model.tflite", verbose=False)
     return {
         "test_accuracy": accuracy,
         "test_loss": loss,
@@ -187,7 +187,11 @@ def _say_outcome(results: dict[str, Any]) -> None:
     kept = ""
     if results["kept_weights"] is not None:
         kept = f" with {results['kept_weights']:,} of {results['prunable_weights']:,} prunable weights"
-    print(f"Test accuracy {results['test_accuracy']:.2%}{kept}; TFLite file {results['tflite']['bytes']:,} bytes.")
+    size, dense_size = results["tflite"]["bytes"], results["tflite"]["dense_bytes"]
+    print(
+        f"Test accuracy {results['test_accuracy']:.2%}{kept}; the TFLite file has {size:,} bytes, "
+        f"{size / dense_size:.1%} of the dense one."
+    )
 
 
 if __name__ == "__main__":
