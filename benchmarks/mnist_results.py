@@ -52,6 +52,10 @@ _EPOCHS = {
     "lenet_300_100": flags.DEFINE_integer("lenet_300_100_epochs", 30, "Epochs of LeNet-300-100.", lower_bound=1),
     "lenet_5": flags.DEFINE_integer("lenet_5_epochs", 10, "Epochs of LeNet-5.", lower_bound=1),
 }
+_NETWORKS = flags.DEFINE_list("networks", ",".join(_EPOCHS), "Which networks to train; the table shows both.")
+flags.register_validator(
+    "networks", lambda names: set(names) <= set(_EPOCHS), f"expected some of {', '.join(_EPOCHS)}."
+)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
 _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing, print what there is for these flags.")
@@ -91,7 +95,7 @@ def main(argv: list[str]) -> None:
 
 def _settings() -> Iterator[Setting]:
     # Seeds come outermost: after a third of the time, the table has one result in each cell.
-    for seed, network in itertools.product(range(_SEEDS.value), _EPOCHS):
+    for seed, network in itertools.product(range(_SEEDS.value), _NETWORKS.value):
         for method in _METHODS:
             for sparsity in _sparsities(network, method):
                 yield _setting(network, method, sparsity, seed)

@@ -34,7 +34,7 @@ _NETWORK = flags.DEFINE_string("network", "vgg19", "A network of examples/networ
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per batch.", lower_bound=2)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed pairs of a bare gradient and a FORCE step.", lower_bound=1)
 _SPARSITY = flags.DEFINE_float("sparsity", 0.99, "Final sparsity of the search.")
-_PEAK = flags.DEFINE_enum("peak", None, ["gradient", "search"], "Print the peak memory of one of the two, and nothing else.")
+_PEAK = flags.DEFINE_enum("peak", None, ["gradient", "search"], "Print only the peak memory of one of the two.")
 
 
 def main(argv):
@@ -77,7 +77,7 @@ def time_steps():
     seconds = {"bare gradient": [], "FORCE step": []}
 
     class Turns:
-        """Data whose every batch is preceded by a timed bare gradient, so that both see the machine in the same state."""
+        """Data that times a bare gradient before every batch, so that both see the machine in the same state."""
 
         def __iter__(self):
             while True:
@@ -92,7 +92,7 @@ def time_steps():
     bare = seconds["bare gradient"][1 : _ROUNDS.value + 1]
     steps = [row["seconds"] for row in pruner.history[1 : _ROUNDS.value + 1]]
     ratios = [(step - gradient) / gradient for step, gradient in zip(steps, bare)]
-    size = sum(mask_size for mask_size in map(lambda w: w.shape.num_elements(), model.trainable_weights))
+    size = sum(variable.shape.num_elements() for variable in model.trainable_weights)
     print(f"{_NETWORK.value}, {size:,} weights, batch {_BATCH_SIZE.value}, {_ROUNDS.value} rounds: median (min to max)")
     print(f"  bare gradient      {spread(bare)} s")
     print(f"  FORCE step         {spread([step - gradient for step, gradient in zip(steps, bare)])} s")

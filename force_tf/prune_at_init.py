@@ -313,4 +313,7 @@ def _split(flat: np.ndarray, weights: Sequence[PrunableWeight]) -> list[np.ndarr
 def _saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
     magnitudes = np.abs(scores)
     total = magnitudes.sum(dtype=np.float64)
-    return float(magnitudes.sum(dtype=np.float64, where=keep) / total) if 0 < total < np.inf else float("nan")
+    if np.isinf(total):
+        infinite = np.isinf(magnitudes)
+        return float(infinite[keep].sum() / infinite.sum())
+    return float(magnitudes.sum(dtype=np.float64, where=keep) / total) if total else 0.0
