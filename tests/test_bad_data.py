@@ -174,7 +174,7 @@ def test_a_gradient_that_is_not_finite_names_the_weight():
         {"min_per_layer": 15},
         {"model": keras.Sequential([keras.Input((4,)), keras.layers.ReLU()])},
     ],
-    ids=str,
+    ids=["no loss", "targets", "sparsity", "layers", "floor", "no weights"],
 )
 def test_nothing_is_drawn_beyond_the_first_batch(options):
     drawn = []
