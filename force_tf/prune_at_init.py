@@ -316,4 +316,6 @@ def _saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
     if np.isinf(total):
         infinite = np.isinf(magnitudes)
         return float(infinite[keep].sum() / infinite.sum())
-    return float(magnitudes.sum(dtype=np.float64, where=keep) / total) if total else 0.0
+    # In place, and not `sum(where=keep)`, which is several times slower.
+    kept = np.multiply(magnitudes, keep, out=magnitudes).sum(dtype=np.float64)
+    return float(kept / total) if total else 0.0

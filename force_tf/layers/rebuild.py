@@ -32,7 +32,7 @@ def rebuild(
 
     Returns:
         A model with the weights, seed generators, layer names, dtype policies and `trainable` flags of `model`,
-        compiled like it with a new optimizer.
+        compiled like it with a new optimizer. A copy in another precision is there to compute, and is not compiled.
 
     Raises:
         ValueError: If the model, or a layer in it, cannot be rebuilt.
@@ -66,7 +66,8 @@ def rebuild(
             "Expected a model whose variables all belong to its layers. "
             f"Received: {model.name!r} of class {type(model).__name__}, which has variables of its own."
         )
-    _copy_compile_configuration(model, rebuilt, variables)
+    if precision is None:
+        _copy_compile_configuration(model, rebuilt, variables)
     return rebuilt
 
 
