@@ -9,6 +9,7 @@ from force_tf.collapse import LayerCollapseWarning  # noqa: E402
 from force_tf.export import benchmark_tflite, export_tflite  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.masks import Masks  # noqa: E402
+from force_tf.prunable import register_prunable  # noqa: E402
 from force_tf.prune_at_init import PruneAtInit  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
@@ -24,6 +25,7 @@ __all__ = [
     "export_tflite",
     "get_masks",
     "plots",
+    "register_prunable",
     "schedules",
     "strip_pruning",
 ]

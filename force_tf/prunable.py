@@ -37,6 +37,8 @@ _OPT_IN = {
     "SeparableConv2D": ("depthwise_kernel",),
     "Embedding": ("embeddings",),
 }
+# Weights of custom layers, by class: see `register_prunable`.
+_REGISTERED: dict[type, tuple[str, ...]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,43 @@ class PrunableWeight:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+
+def register_prunable(layer_class: type, *attributes: str) -> None:
+    """Declares weights of a custom layer, and of the classes derived from it, to be pruned.
+
+    A layer may instead have a method `get_prunable_weights()` that returns the variables to prune, as custom layers for
+    tensorflow-model-optimization do. What is registered goes before it.
+
+    Args:
+        layer_class: A subclass of `keras.layers.Layer`.
+        *attributes: Names of the attributes that hold the weights, each a variable of any shape made by `add_weight`.
+
+    Raises:
+        TypeError: If `layer_class` is no layer class, or an attribute no name.
+        ValueError: If no attribute is given.
+
+    Example:
+
+    ```python
+    class Scale(keras.layers.Layer):
+        def build(self, input_shape):
+            self.matrix = self.add_weight(shape=(input_shape[-1], 8))
+
+        def call(self, inputs):
+            return inputs @ self.matrix
+
+
+    force_tf.register_prunable(Scale, "matrix")
+    ```
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
+        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}")
+    if not attributes:
+        raise ValueError(f"Expected the names of the weights to prune. Received: none for {layer_class.__name__}")
+    if not all(isinstance(attribute, str) for attribute in attributes):
+        raise TypeError(f"Expected names of attributes. Received: attributes={attributes!r}")
+    _REGISTERED[layer_class] = attributes
 
 
 def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[PrunableWeight], dict[str, str]]:
@@ -163,6 +202,12 @@ def sub_layers(layer: Any) -> list[Any]:
 
 def prunable_attributes(layer: Any) -> tuple[str, ...]:
     """Returns the names of a layer's own weights that are pruned by default, sub-layers aside."""
+    for cls in type(layer).__mro__:
+        if cls in _REGISTERED:
+            return _REGISTERED[cls]
+    if hasattr(layer, "get_prunable_weights"):
+        wanted = {id(variable) for variable in layer.get_prunable_weights()}
+        return tuple(name.lstrip("_") for name, value in vars(layer).items() if id(value) in wanted)
     return _attributes(layer, _PRUNABLE)
 
 
