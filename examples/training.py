@@ -37,7 +37,6 @@ def compile_model(model: keras.Model, learning_rate: float, steps: int, steps_pe
         cross_entropy(),
         metrics=["accuracy"],
         steps_per_execution=steps_per_execution,
-        jit_compile=False,  # on CPUs, XLA's convolutions take longer than TensorFlow's
     )
 
 
