@@ -218,12 +218,14 @@ class PruneAtInit:
         self.criterion.prepare(network)
         network.dense = network.masked_weights()
         keep = np.ones(sum(sizes), bool)
+        # One buffer for all steps: new memory of that size costs as much as filling it.
+        scores = np.empty(keep.size, _score_dtype(network.weights))
         progress = keras.utils.Progbar(
             len(counts), verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
         )
         for step, count in enumerate(counts, 1):
             begin = time.perf_counter()
-            scores = _flat_scores(self.criterion.scores(network), network.weights, keep.size)
+            _fill(scores, self.criterion.scores(network), network.weights)
             before = keep
             keep = selection.select(
                 scores,
@@ -274,10 +276,12 @@ class PruneAtInit:
         }
 
 
-def _flat_scores(scores, weights: Sequence[PrunableWeight], total: int) -> np.ndarray:
-    """One flat array of all scores, filled tensor by tensor so that only one copy of them is held."""
-    double = any(tf.as_dtype(weight.variable.dtype) == tf.float64 for weight in weights)
-    flat = np.empty(total, np.float64 if double else np.float32)
+def _score_dtype(weights: Sequence[PrunableWeight]) -> type:
+    return np.float64 if any(tf.as_dtype(weight.variable.dtype) == tf.float64 for weight in weights) else np.float32
+
+
+def _fill(flat: np.ndarray, scores, weights: Sequence[PrunableWeight]) -> None:
+    """Fills one flat array with all scores, tensor by tensor, so that only one copy of them is held."""
     if not isinstance(scores, Iterable):
         raise TypeError(f"Expected the criterion to return a tensor of scores for each weight. Received: {scores!r}")
     end = 0
@@ -294,15 +298,14 @@ def _flat_scores(scores, weights: Sequence[PrunableWeight], total: int) -> np.nd
         begin, end = end, end + weight.size
         flat[begin:end] = np.ravel(score)
     # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.
-    with np.errstate(invalid="ignore"):
-        suspicious = np.isnan(flat.sum(dtype=np.float64))
+    with np.errstate(invalid="ignore", over="ignore"):
+        suspicious = np.isnan(flat.sum())
     if suspicious:
         for weight, part in zip(weights, _split(flat, weights)):
             if np.isnan(part).any():
                 raise ValueError(
                     f"Expected scores without NaN. Received: {np.isnan(part).sum()} NaN for {weight.path!r}"
                 )
-    return flat
 
 
 def _split(flat: np.ndarray, weights: Sequence[PrunableWeight]) -> list[np.ndarray]:
@@ -311,11 +314,16 @@ def _split(flat: np.ndarray, weights: Sequence[PrunableWeight]) -> list[np.ndarr
 
 
 def _saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
-    magnitudes = np.abs(scores)
-    total = magnitudes.sum(dtype=np.float64)
+    """The part of the sum of all absolute scores that the kept ones have. Works in place: the scores are spent."""
+    np.abs(scores, out=scores)
+    dtype = scores.dtype
+    with np.errstate(over="ignore"):
+        total = scores.sum()
+    if np.isinf(total) and dtype != np.float64:  # the sum may be, and no score
+        dtype = np.float64
+        total = scores.sum(dtype=dtype)
     if np.isinf(total):
-        infinite = np.isinf(magnitudes)
+        infinite = np.isinf(scores)
         return float(infinite[keep].sum() / infinite.sum())
-    # In place, and not `sum(where=keep)`, which is several times slower.
-    kept = np.multiply(magnitudes, keep, out=magnitudes).sum(dtype=np.float64)
-    return float(kept / total) if total else 0.0
+    # Not `sum(where=keep)`, which is several times slower.
+    return float(np.multiply(scores, keep, out=scores).sum(dtype=dtype) / total) if total else 0.0

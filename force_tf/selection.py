@@ -35,11 +35,13 @@ def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.
     if eligible is not None:
         scores = np.where(eligible, scores, scores.dtype.type(-np.inf))
     threshold = _kth_largest(scores, k)
-    keep = scores > threshold
-    ties = scores == threshold
+    keep = scores >= threshold
     if eligible is not None:
-        ties &= eligible  # an eligible score may be -inf itself
-    keep[np.flatnonzero(ties)[: k - np.count_nonzero(keep)]] = True
+        keep &= eligible  # an eligible score may be -inf itself
+    surplus = int(np.count_nonzero(keep)) - k
+    if surplus:
+        ties = np.flatnonzero(keep & (scores == threshold))
+        keep[ties[ties.size - surplus :]] = False
     return keep
 
 
@@ -59,13 +61,12 @@ def _kth_largest(scores: np.ndarray, k: int) -> np.floating:
     low = sample[max(int(position - margin), 0)] if position > margin else -np.inf
     high = sample[int(position + margin)] if position + margin < _SAMPLES else np.inf
     # The ends of the bracket are kept out of it: they may be values that millions of scores share.
-    above = int(np.count_nonzero(scores > high))
-    if k <= above:  # the sample missed, however unlikely
-        return _kth_largest(scores[scores > high], k)
-    above = int(np.count_nonzero(scores >= high))
+    not_below = scores >= high
+    above = int(np.count_nonzero(not_below))
     if k <= above:
-        return high
-    candidates = scores[(scores > low) & (scores < high)]
+        larger = scores[scores > high]
+        return high if k > larger.size else _kth_largest(larger, k)  # the sample missed, however unlikely
+    candidates = scores[(scores > low) & ~not_below]
     if k <= above + candidates.size:
         position = above + candidates.size - k
         return np.partition(candidates, position)[position]
