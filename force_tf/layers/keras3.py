@@ -26,6 +26,20 @@ _CALL_CONVENTIONS = (
     "_allow_non_tensor_positional_args",
 )
 
+# Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
+# gradient of zero stays there, its decay and its moving average included. Exact classes: a subclass may do otherwise.
+_ELEMENTWISE = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Nadam,
+    keras.optimizers.Adamax,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Lion,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedWeight:
@@ -61,9 +75,9 @@ class MaskedLayer(keras.layers.Wrapper):
     """Wraps a layer and holds a mask for some of its weights.
 
     With a mask m over a weight θ, the layer computes with θ⊙m. Pruned weights (those where m is False) are exactly
-    zero and have a gradient of exactly zero, whatever flows back into them. After every step of a Keras optimizer they
-    are set to zero again, so that optimizers which move weights without a gradient cannot revive them, and the same
-    holds for the moving averages of `use_ema=True`. What is written to a file is projected first.
+    zero and have a gradient of exactly zero, whatever flows back into them. After every step of an optimizer that may
+    move weights without a gradient, such as Muon, they are set to zero again, and so are the moving averages of
+    `use_ema=True`. What is written to a file is projected first.
 
     The wrapper takes the name, the dtype policy and the trainability of the layer, is called as the layer is, and keeps
     its masks as non-trainable boolean weights that start all True. `get_config` does not hold them: they are in
@@ -267,9 +281,12 @@ class _KeepPruned(keras.constraints.Constraint):
         self.constraint = constraint
 
     def __call__(self, weight):
-        # Optimizers update their averages before they apply constraints, and later copy them into the model.
-        average = _moving_average(weight)
-        if average is not None:
+        optimizer = _applying_optimizer()
+        if type(optimizer) in _ELEMENTWISE and self.constraint is None:
+            return weight  # zero it was, and zero its gradient: so it stays, and projecting costs a tenth of a step
+        if optimizer is not None and optimizer.use_ema:
+            # Optimizers update their averages before they apply constraints, and later copy them into the model.
+            average = optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
             average.assign(_keep(average.value, self.mask))
         value = weight if self.constraint is None else self.constraint(weight)
         return _keep(value, self.mask)
@@ -293,14 +310,11 @@ def _keep(value: Any, mask: keras.Variable) -> tf.Tensor:
     return tf.math.multiply_no_nan(value, tf.cast(mask.value, value.dtype))
 
 
-def _moving_average(weight: keras.Variable) -> keras.Variable | None:
-    """Returns the average that the optimizer which is applying constraints keeps of a weight, if it does."""
+def _applying_optimizer() -> keras.optimizers.Optimizer | None:
+    """Returns the optimizer that is applying constraints, or None outside of one."""
     scopes = global_state.get_global_attribute("name_scope_stack") or ()
     callers = [scope.caller for scope in scopes if isinstance(scope.caller, keras.optimizers.Optimizer)]
-    if not callers or not callers[-1].use_ema:
-        return None
-    optimizer = callers[-1]
-    return optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
+    return callers[-1] if callers else None
 
 
 def _spec(value: Any) -> Any:
