@@ -223,7 +223,15 @@ def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
 
 
 def _percent_ticks(ax: Axes) -> None:
-    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    from matplotlib.ticker import LogFormatter
+
+    class LogPercent(LogFormatter):
+        def __call__(self, value, position=None):
+            # The base class says which of the ticks between the powers of ten there is room to label.
+            return f"{100 * value:g} %" if super().__call__(value, position) else ""
+
+    ax.yaxis.set_major_formatter(LogPercent())
+    ax.yaxis.set_minor_formatter(LogPercent())
 
 
 def _finish(ax: Axes, title: str | None, legend: bool) -> Axes:
