@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 
-def check_model(model: Any) -> None:
-    """Raises unless `model` is a built Keras 3 model on the TensorFlow backend.
+def keras_of(item: Any) -> ModuleType | None:
+    """Returns the Keras that a model, layer, loss or other object is made of: the module `keras` or `tf_keras`.
+
+    Args:
+        item: Any object, or a class.
+
+    Returns:
+        The module, or None for what belongs to neither. `tf_keras` is never imported for the answer.
+    """
+    for cls in (item if isinstance(item, type) else type(item)).__mro__:
+        root = cls.__module__.partition(".")[0]
+        if root in ("keras", "tf_keras"):
+            return sys.modules[root]
+    return None
+
+
+def check_same_keras(model: Any, **others: Any) -> None:
+    """Raises if one of the objects is made of another Keras than the model.
+
+    Args:
+        model: A model of either Keras.
+        **others: Objects under the names of their arguments. What belongs to no Keras passes.
 
     Raises:
-        TypeError: If `model` is not a Keras 3 model.
+        TypeError: It says which object is which, and what to change.
+    """
+    expected = keras_of(model)
+    for name, item in others.items():
+        found = keras_of(item)
+        if found not in (None, expected):
+            raise TypeError(
+                f"Expected `{name}` to be of the same Keras as the model: make it with `{expected.__name__}` instead. "
+                f"Received: a model {model.name!r} of {expected.__name__} and "
+                f"{name}={type(item).__name__} of {found.__name__}"
+            )
+
+
+def check_model(model: Any) -> None:
+    """Raises unless `model` is a built model of Keras 3, on the TensorFlow backend, or of `tf_keras`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If Keras runs on another backend, or the model has no weights yet.
     """
-    if keras.backend.backend() != "tensorflow":
+    module = keras_of(model)
+    if module is None or not isinstance(model, module.Model):
+        raise TypeError(f"Expected a model of keras or tf_keras. Received: {type(model).__name__}")
+    if module is keras and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Expected Keras on the TensorFlow backend (set KERAS_BACKEND=tensorflow before Keras is imported). "
             f"Received: the {keras.backend.backend()!r} backend."
         )
-    if not isinstance(model, keras.Model):
-        modules = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
-        hint = " This model is of the legacy tf_keras; build it with `keras` instead." if "tf_keras" in modules else ""
-        raise TypeError(f"Expected a keras.Model.{hint} Received: {type(model).__name__}")
     if not model.built:
         raise ValueError(
             "Expected a model that is built, so that its weights exist: give it an Input, call `model.build(shape)`, "
@@ -41,7 +79,7 @@ def preserved_variables(model: Any) -> Iterator[None]:
     masked weights.
     """
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
-    state = [(variable, tf.convert_to_tensor(variable.value)) for variable in model.variables]
+    state = [(variable, tf.convert_to_tensor(variable)) for variable in model.variables]
     try:
         yield
     finally:
@@ -77,7 +115,7 @@ def input_specs(model: Any, batches: Any = None) -> Any:
     Raises:
         ValueError: If neither tells all sizes.
     """
-    if isinstance(model, keras.Sequential):
+    if isinstance(model, keras_of(model).Sequential):
         inputs = model.inputs[0] if model.inputs else None
     else:
         inputs = model.input if getattr(model, "inputs", None) else None
