@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
-from force_tf import prunable
+from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
 
 # What Keras reads off a layer's `call` when it binds, casts and fills in arguments. The wrapper's own `call` takes
 # anything, so it shows those of the layer that it wraps.
@@ -41,37 +39,16 @@ _ELEMENTWISE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class _MaskedWeight:
-    """A weight that is masked: where it is, and its mask.
-
-    Attributes:
-        path: The weight's path relative to the wrapped layer.
-        owner: The layer that holds the weight, the wrapped one or one inside it.
-        slot: The entry of `vars(owner)` that holds the variable.
-        variable: The weight, float of any shape.
-        mask: Boolean of the same shape; True marks a kept weight.
-    """
-
-    path: str
-    owner: Any
-    slot: str
-    variable: keras.Variable
-    mask: keras.Variable
-
+class _MaskedWeight(MaskedWeight):
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner computes."""
-        value = _keep(self.variable.value, self.mask)
+        value = keep(self.variable, self.mask)
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
 
-    def project(self) -> None:
-        """Makes the pruned entries of the variable zero."""
-        self.variable.assign(_keep(self.variable.value, self.mask))
-
 
 @keras.saving.register_keras_serializable(package="force_tf")
-class MaskedLayer(keras.layers.Wrapper):
+class MaskedLayer(MaskHolder, keras.layers.Wrapper):
     """Wraps a layer and holds a mask for some of its weights.
 
     With a mask m over a weight θ, the layer computes with θ⊙m. Pruned weights (those where m is False) are exactly
@@ -103,10 +80,7 @@ class MaskedLayer(keras.layers.Wrapper):
     """
 
     def __init__(self, layer: keras.layers.Layer, weights: Iterable[str] | None = None, **kwargs: Any):
-        if isinstance(layer, MaskedLayer):
-            raise ValueError(f"Expected a layer without masks, or call strip_pruning first. Received: layer={layer}")
-        if isinstance(weights, str):
-            raise TypeError(f"Expected `weights` to be a list of weight paths. Received: weights={weights!r}")
+        paths = relative_paths(MaskedLayer, layer, weights)
         if isinstance(layer, keras.layers.Layer):  # if not, Wrapper says so
             kwargs = {
                 "name": layer.name,
@@ -116,18 +90,13 @@ class MaskedLayer(keras.layers.Wrapper):
                 **kwargs,
             }
         super().__init__(layer, **kwargs)
-        self.weight_paths = None if weights is None else tuple(weights)
+        self.weight_paths = paths
         self.sub_layer_names: tuple[str, ...] = ()
         self.masked_weights: list[_MaskedWeight] = []
         self.supports_masking = layer.supports_masking
         self.supports_jit = layer.supports_jit
         for name in _CALL_CONVENTIONS:
             setattr(self, name, getattr(layer, name))
-
-    @property
-    def masked_layer(self) -> keras.layers.Layer:
-        """The layer that is masked, for which this wrapper stands in a model."""
-        return self.layer
 
     def __call__(self, *args, **kwargs):
         if not self.masked_weights:
@@ -144,45 +113,9 @@ class MaskedLayer(keras.layers.Wrapper):
             self.layer.build(*args, **kwargs)
         if not self.masked_weights:
             self._restore_sub_layer_names()
-            self.masked_weights = [self._add_mask(path) for path in self._paths_to_mask()]
+            self.masked_weights = [self._add_mask(*found) for found in self._find_weights()]
 
-    def _restore_sub_layer_names(self) -> None:
-        # Keras numbers unnamed sub-layers anew in every copy; paths must outlive copying and loading.
-        inner = [chain[-1] for _, chain in prunable.walk_layers(self.layer)]
-        if len(inner) == len(self.sub_layer_names):
-            for layer, name in zip(inner, self.sub_layer_names):
-                layer.name = name
-
-    def _owners(self) -> dict[str, Any]:
-        """Maps the relative path of the wrapped layer ("") and of every layer in it to the layer."""
-        return {"": self.layer, **{path: chain[-1] for path, chain in prunable.walk_layers(self.layer)}}
-
-    def _paths_to_mask(self) -> tuple[str, ...]:
-        if self.weight_paths is not None:
-            return self.weight_paths
-        paths = tuple(
-            f"{path}/{attribute}".lstrip("/")
-            for path, owner in self._owners().items()
-            for attribute in prunable.prunable_attributes(owner)
-            if prunable.weight_slot(owner, attribute)
-        )
-        if not paths:
-            raise ValueError(
-                "Expected a layer with weights that are pruned by default, or name them with `weights`. "
-                f"Received: layer={self.layer}"
-            )
-        return paths
-
-    def _add_mask(self, path: str) -> _MaskedWeight:
-        owner_path, _, attribute = path.rpartition("/")
-        owner = self._owners().get(owner_path)
-        slot = owner and prunable.weight_slot(owner, attribute)
-        if not slot:
-            known = ", ".join(weight.path for weight in self.layer.weights)
-            raise ValueError(
-                f"Expected `weights` to name weights of {self.layer.name!r} by their path inside the layer (the layer "
-                f"has {known}). Received: {path!r}"
-            )
+    def _add_mask(self, path: str, owner: Any, slot: str) -> _MaskedWeight:
         variable = vars(owner)[slot]
         mask = self.add_weight(
             name=f"{path.replace('/', '_')}_mask",
@@ -199,16 +132,8 @@ class MaskedLayer(keras.layers.Wrapper):
         return _MaskedWeight(path, owner, slot, variable, mask)
 
     def call(self, *args, **kwargs):
-        # The entries are replaced past Keras's `__setattr__`, which would track the tensors, and below properties such
-        # as `Dense.kernel`.
-        effective = [(weight, weight.effective()) for weight in self.masked_weights]
-        try:
-            for weight, value in effective:
-                vars(weight.owner)[weight.slot] = value
+        with self._holding((weight, weight.effective()) for weight in self.masked_weights):
             return self.layer(*args, **kwargs)
-        finally:
-            for weight, _ in effective:
-                vars(weight.owner)[weight.slot] = weight.variable
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
@@ -218,28 +143,6 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def compute_mask(self, inputs, previous_mask=None):
         return self.layer.compute_mask(inputs, previous_mask)
-
-    def get_masks(self) -> dict[str, np.ndarray]:
-        """Returns the masks: a weight's path relative to the layer, to a boolean array of the weight's shape."""
-        return {weight.path: weight.mask.numpy() for weight in self.masked_weights}
-
-    def set_masks(self, masks: Mapping[str, Any]) -> None:
-        """Sets the masks and makes the pruned weights zero.
-
-        Args:
-            masks: Mapping from a weight's path relative to the layer to an array of booleans, or of zeros and ones, of
-                the weight's shape. Masks that are not named stay as they are.
-
-        Raises:
-            ValueError: If the layer has no masked weight of that path.
-        """
-        weights = {weight.path: weight for weight in self.masked_weights}
-        unknown = sorted(set(masks) - set(weights))
-        if unknown:
-            raise ValueError(f"Expected masks for weights among {sorted(weights)}. Received: {unknown}")
-        for path, mask in masks.items():
-            weights[path].mask.assign(mask)
-            weights[path].project()
 
     def save_own_variables(self, store: Any) -> None:
         # Keras writes a layer before the layers inside it, so this reaches the weights before they are written, also
@@ -260,9 +163,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self.build()
 
     def get_config(self) -> dict[str, Any]:
-        names = self.sub_layer_names or [chain[-1].name for _, chain in prunable.walk_layers(self.layer)]
-        weights = None if self.weight_paths is None else list(self.weight_paths)
-        return {**super().get_config(), "weights": weights, "sub_layer_names": list(names)}
+        return {**super().get_config(), **self._masking_config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> MaskedLayer:
@@ -287,9 +188,9 @@ class _KeepPruned(keras.constraints.Constraint):
         if optimizer is not None and optimizer.use_ema:
             # Optimizers update their averages before they apply constraints, and later copy them into the model.
             average = optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
-            average.assign(_keep(average.value, self.mask))
+            average.assign(keep(average.value, self.mask))
         value = weight if self.constraint is None else self.constraint(weight)
-        return _keep(value, self.mask)
+        return keep(value, self.mask)
 
 
 class _MaskedRegularizer(keras.regularizers.Regularizer):
@@ -300,14 +201,7 @@ class _MaskedRegularizer(keras.regularizers.Regularizer):
         self.regularizer = regularizer
 
     def __call__(self, weight):
-        return self.regularizer(_keep(weight, self.mask))
-
-
-def _keep(value: Any, mask: keras.Variable) -> tf.Tensor:
-    # Zero at pruned weights even for infinities and NaN, in its gradient too, unlike a plain product. `tf.where` is as
-    # safe, but its broadcasting makes it several times slower on CPUs.
-    value = tf.convert_to_tensor(value)
-    return tf.math.multiply_no_nan(value, tf.cast(mask.value, value.dtype))
+        return self.regularizer(keep(weight, self.mask))
 
 
 def _applying_optimizer() -> keras.optimizers.Optimizer | None:

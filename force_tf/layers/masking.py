@@ -1,0 +1,183 @@
+"""What the wrappers of both Kerases share: masks of weights anywhere inside a layer, which go by relative paths."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf import prunable
+
+
+def keep(value: Any, mask: Any) -> tf.Tensor:
+    """Returns value⊙mask.
+
+    It is zero at pruned entries even for infinities and NaN, and so is its gradient, unlike those of a plain product.
+
+    Args:
+        value: Float tensor or variable of any shape.
+        mask: Boolean or float tensor or variable of the same shape; True or 1 marks a kept entry.
+    """
+    # `tf.where` is as safe, but its broadcasting makes it several times slower on CPUs.
+    value = tf.convert_to_tensor(value)
+    return tf.math.multiply_no_nan(value, tf.cast(mask, value.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedWeight:
+    """A weight that is masked: where it is, and its mask.
+
+    Attributes:
+        path: The weight's path relative to the wrapped layer.
+        owner: The layer that holds the weight, the wrapped one or one inside it.
+        slot: The entry of `vars(owner)` that holds the variable.
+        variable: The weight, float of any shape.
+        mask: Variable of the same shape; True or 1 marks a kept weight.
+    """
+
+    path: str
+    owner: Any
+    slot: str
+    variable: Any
+    mask: Any
+
+    def project(self) -> None:
+        """Makes the pruned entries of the variable zero."""
+        self.variable.assign(keep(self.variable, self.mask))
+
+
+class MaskHolder:
+    """A wrapper of a layer that holds masks for some of its weights, whatever the Keras.
+
+    A subclass is a layer with the wrapped one in `layer`, and fills `masked_weights` when it is built.
+
+    Attributes:
+        weight_paths: Paths of the weights to mask, relative to the layer; None for those that are pruned by default.
+        sub_layer_names: Names to give to the layers inside the layer when it is built, outer layers first.
+        masked_weights: The weights that are masked.
+    """
+
+    layer: Any
+    weight_paths: tuple[str, ...] | None
+    sub_layer_names: tuple[str, ...]
+    masked_weights: list[MaskedWeight]
+
+    @property
+    def masked_layer(self) -> Any:
+        """The layer that is masked, for which this wrapper stands in a model."""
+        return self.layer
+
+    def get_masks(self) -> dict[str, np.ndarray]:
+        """Returns the masks: a weight's path relative to the layer, to a boolean array of the weight's shape."""
+        return {weight.path: weight.mask.numpy().astype(bool) for weight in self.masked_weights}
+
+    def set_masks(self, masks: Mapping[str, Any]) -> None:
+        """Sets the masks and makes the pruned weights zero.
+
+        Args:
+            masks: Mapping from a weight's path relative to the layer to an array of booleans, or of zeros and ones, of
+                the weight's shape. Masks that are not named stay as they are.
+
+        Raises:
+            ValueError: If the layer has no masked weight of that path.
+        """
+        weights = {weight.path: weight for weight in self.masked_weights}
+        unknown = sorted(set(masks) - set(weights))
+        if unknown:
+            raise ValueError(f"Expected masks for weights among {sorted(weights)}. Received: {unknown}")
+        for path, mask in masks.items():
+            weights[path].mask.assign(tf.cast(mask, weights[path].mask.dtype))
+            weights[path].project()
+
+    @contextlib.contextmanager
+    def _holding(self, values: Iterable[tuple[MaskedWeight, tf.Tensor]]) -> Iterator[None]:
+        """Puts values in the place of weights for the length of the block."""
+        # The entries are replaced past Keras's `__setattr__`, which would track the tensors, and below properties such
+        # as `Dense.kernel`.
+        values = list(values)
+        try:
+            for weight, value in values:
+                vars(weight.owner)[weight.slot] = value
+            yield
+        finally:
+            for weight, _ in values:
+                vars(weight.owner)[weight.slot] = weight.variable
+
+    def _restore_sub_layer_names(self) -> None:
+        # Keras numbers unnamed sub-layers anew in every copy; paths must outlive copying and loading.
+        inner = [chain[-1] for _, chain in prunable.walk_layers(self.layer)]
+        if len(inner) == len(self.sub_layer_names):
+            for layer, name in zip(inner, self.sub_layer_names):
+                rename(layer, name)
+
+    def _owners(self) -> dict[str, Any]:
+        """Maps the relative path of the wrapped layer ("") and of every layer in it to the layer."""
+        return {"": self.layer, **{path: chain[-1] for path, chain in prunable.walk_layers(self.layer)}}
+
+    def _find_weights(self) -> Iterator[tuple[str, Any, str]]:
+        """Yields (path, owner, slot) of every weight to mask."""
+        owners = self._owners()
+        for path in self._paths_to_mask(owners):
+            owner_path, _, attribute = path.rpartition("/")
+            owner = owners.get(owner_path)
+            slot = owner and prunable.weight_slot(owner, attribute)
+            if not slot:
+                known = ", ".join(getattr(weight, "path", weight.name) for weight in self.layer.weights)
+                raise ValueError(
+                    f"Expected `weights` to name weights of {self.layer.name!r} by their path inside the layer (the "
+                    f"layer has {known}). Received: {path!r}"
+                )
+            yield path, owner, slot
+
+    def _paths_to_mask(self, owners: Mapping[str, Any]) -> tuple[str, ...]:
+        if self.weight_paths is not None:
+            return self.weight_paths
+        paths = tuple(
+            f"{path}/{attribute}".lstrip("/")
+            for path, owner in owners.items()
+            for attribute in prunable.prunable_attributes(owner)
+            if prunable.weight_slot(owner, attribute)
+        )
+        if not paths:
+            raise ValueError(
+                "Expected a layer with weights that are pruned by default, or name them with `weights`. "
+                f"Received: layer={self.layer}"
+            )
+        return paths
+
+    def _masking_config(self) -> dict[str, Any]:
+        """Returns the part of the wrapper's configuration that concerns masks."""
+        names = self.sub_layer_names or [chain[-1].name for _, chain in prunable.walk_layers(self.layer)]
+        weights = None if self.weight_paths is None else list(self.weight_paths)
+        return {"weights": weights, "sub_layer_names": list(names)}
+
+
+def rename(layer: Any, name: str) -> None:
+    """Gives a layer of either Keras a name."""
+    if isinstance(getattr(type(layer), "name", None), property):  # tf_keras lets it be read only
+        layer._name = name
+    else:
+        layer.name = name
+
+
+def relative_paths(layer_class: type, layer: Any, weights: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Returns the paths given to a wrapper, checked.
+
+    Args:
+        layer_class: The class of the wrapper.
+        layer: The layer to wrap.
+        weights: Paths of weights relative to the layer, or None.
+
+    Raises:
+        TypeError: If `weights` is a single string.
+        ValueError: If `layer` is wrapped already.
+    """
+    if isinstance(layer, layer_class):
+        raise ValueError(f"Expected a layer without masks, or call strip_pruning first. Received: layer={layer}")
+    if isinstance(weights, str):
+        raise TypeError(f"Expected `weights` to be a list of weight paths. Received: weights={weights!r}")
+    return None if weights is None else tuple(weights)
