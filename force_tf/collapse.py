@@ -59,7 +59,7 @@ def collapsed_weights(
     with preserved_variables(model):
         dense = _constant_outputs(model, inputs)
         for weight, mask in zip(weights, masks):
-            weight.variable.assign(tf.where(mask, weight.variable.value, 0))
+            weight.variable.assign(tf.where(mask, weight.variable, 0))
         masked = _constant_outputs(model, inputs)
     if not any(now and not before for now, before in zip(masked, dense)):
         return []

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from force_tf.batches import Batch
@@ -16,7 +17,7 @@ class GradientFunction:
 
     Args:
         function: Takes the arguments that `__call__` gets and returns a scalar tensor.
-        variables: Keras variables to differentiate by.
+        variables: Variables of either Keras to differentiate by.
         names: Their paths, for error messages.
         signature: Type specs of the arguments, so that batches of every size run through one trace.
     """
@@ -29,7 +30,7 @@ class GradientFunction:
         signature: Sequence[Any],
     ):
         self._function = function
-        self._variables = list(variables)
+        self._variables = [_tf_variable(variable) for variable in variables]
         self._names = list(names)
         self._signature = tuple(signature)
         self._traces: dict[str, tf.types.experimental.PolymorphicFunction] = {}
@@ -76,24 +77,22 @@ class GradientFunction:
         return self._traces[key]
 
     def _gradient(self, arguments):
-        values = [variable.value for variable in self._variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
+            tape.watch(self._variables)
             value = self._function(*arguments)
-        gradients = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return value, *_dense_with_sums(gradients)
 
     def _hessian_product(self, vectors, arguments):
-        values = [variable.value for variable in self._variables]
         with tf.GradientTape(watch_accessed_variables=False) as outer:
-            outer.watch(values)
+            outer.watch(self._variables)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
-                inner.watch(values)
+                inner.watch(self._variables)
                 with _twice_differentiable_moments():
                     value = self._function(*arguments)
-            gradients = inner.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            gradients = inner.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             product = tf.add_n([tf.reduce_sum(g * tf.stop_gradient(v)) for g, v in zip(gradients, vectors)])
-        products = outer.gradient(product, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        products = outer.gradient(product, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return value, *_dense_with_sums(products)
 
     def _check_finite(self, value, sums, tensors, what: str) -> None:
@@ -112,6 +111,13 @@ class GradientFunction:
                     f"Expected a finite {what}: check the inputs and the scale of the initial weights. "
                     f"Received: {bad} of {int(tf.size(tensor))} entries of the {what} of {name!r} are NaN or infinite"
                 )
+
+
+def _tf_variable(variable: Any) -> tf.Variable:
+    """The TensorFlow variable behind a variable of either Keras, past all casts to a layer's compute dtype."""
+    if isinstance(variable, keras.Variable):
+        return variable.value
+    return getattr(variable, "_variable", variable)  # tf_keras wraps those of mixed precision
 
 
 @contextlib.contextmanager
@@ -159,10 +165,10 @@ def _twice_differentiable_moments() -> Iterator[None]:
     """Lets normalization layers trace with moments whose second derivatives are right.
 
     `tf.nn.moments` stops the gradient of the mean inside the variance. That is harmless for first derivatives, where
-    the term vanishes, but not for second ones: Hessian products through BatchNorm come out up to a third off. Keras
-    looks the function up when a layer is called.
+    the term vanishes, but not for second ones: Hessian products through BatchNorm come out up to a third off. Both
+    Kerases look the function up when a layer is called, each in another copy of TensorFlow's names.
     """
-    before = tf.nn.moments
+    before = [(module, module.moments) for module in (tf.nn, tf.compat.v2.nn)]
 
     def moments(x, axes, shift=None, keepdims=False, name=None):
         del shift, name
@@ -174,8 +180,10 @@ def _twice_differentiable_moments() -> Iterator[None]:
             mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
         return tf.cast(mean, dtype), tf.cast(variance, dtype)
 
-    tf.nn.moments = moments
+    for module, _ in before:
+        module.moments = moments
     try:
         yield
     finally:
-        tf.nn.moments = before
+        for module, original in before:
+            module.moments = original

@@ -28,6 +28,24 @@ def keras_of(item: Any) -> ModuleType | None:
     return None
 
 
+def is_model(item: Any) -> bool:
+    """Returns whether an object is a model of Keras 3 or of `tf_keras`."""
+    module = keras_of(item)
+    return module is not None and isinstance(item, module.Model)
+
+
+def is_layer(item: Any) -> bool:
+    """Returns whether an object is a layer or model of Keras 3 or of `tf_keras`."""
+    module = keras_of(item)
+    return module is not None and isinstance(item, module.layers.Layer)
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """Returns the arguments that a model was compiled with, the objects themselves; an empty dict if it was not."""
+    compiled = model.compiled if hasattr(model, "compiled") else getattr(model, "_is_compiled", False)
+    return dict(model._compile_config.config) if compiled else {}
+
+
 def check_same_keras(model: Any, **others: Any) -> None:
     """Raises if one of the objects is made of another Keras than the model.
 
@@ -56,10 +74,9 @@ def check_model(model: Any) -> None:
         TypeError: If `model` is not a Keras model.
         ValueError: If Keras runs on another backend, or the model has no weights yet.
     """
-    module = keras_of(model)
-    if module is None or not isinstance(model, module.Model):
+    if not is_model(model):
         raise TypeError(f"Expected a model of keras or tf_keras. Received: {type(model).__name__}")
-    if module is keras and keras.backend.backend() != "tensorflow":
+    if keras_of(model) is keras and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Expected Keras on the TensorFlow backend (set KERAS_BACKEND=tensorflow before Keras is imported). "
             f"Received: the {keras.backend.backend()!r} backend."

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.batches import Batch
+from force_tf.keras_models import check_same_keras, compile_arguments, keras_of
 
 _SPARSE = ("SparseCategoricalCrossentropy", "sparse_categorical_crossentropy")
 _CATEGORICAL = ("CategoricalCrossentropy", "categorical_crossentropy")
@@ -29,15 +30,15 @@ class DataLoss:
 
     Args:
         model: A Keras model.
-        loss: A Keras loss, its name, any `callable(y_true, y_pred)`, or a list or dict of these for several outputs
-            (None for outputs that are not scored); None for the loss that the model is compiled with, with its loss
-            weights.
+        loss: A loss of the model's Keras, its name, any `callable(y_true, y_pred)`, or a list or dict of these for
+            several outputs (None for outputs that are not scored); None for the loss that the model is compiled with,
+            with its loss weights.
         temperature: Divides the logits of cross-entropy losses; where the model ends in softmax or sigmoid, the
             log-probabilities or log-odds. Other losses are taken as they are.
 
     Raises:
         ValueError: If there is no loss, or a name is unknown.
-        TypeError: If a loss is none of these.
+        TypeError: If a loss is none of these, or of the other Keras.
     """
 
     def __init__(self, model: keras.Model, loss: Any = None, temperature: float = 1.0):
@@ -118,15 +119,18 @@ class DataLoss:
 
 
 def _resolve(model, loss) -> tuple[Any, Any]:
+    def check(leaf):
+        return _check_loss(model, leaf)
+
     if loss is not None:
-        return _map_leaves(_check_loss, loss), None
-    compiled = model._compile_config.config if getattr(model, "compiled", False) else {}
+        return _map_leaves(check, loss), None
+    compiled = compile_arguments(model)
     if compiled.get("loss") is None:
         raise ValueError(
             "Expected a loss: compile the model with one, or pass `loss=`. "
             f"Received: loss=None and the model {model.name!r}, which has none"
         )
-    return _map_leaves(_check_loss, compiled["loss"]), compiled.get("loss_weights")
+    return _map_leaves(check, compiled["loss"]), compiled.get("loss_weights")
 
 
 def _map_leaves(function: Callable, loss: Any) -> Any:
@@ -137,34 +141,49 @@ def _map_leaves(function: Callable, loss: Any) -> Any:
     return None if loss is None else function(loss)
 
 
-def _check_loss(leaf):
+def _check_loss(model, leaf):
     if isinstance(leaf, str):
         try:
-            return keras.losses.get(leaf)
+            return keras_of(model).losses.get(leaf)
         except ValueError:
             raise ValueError(f"Expected the name of a Keras loss. Received: loss={leaf!r}") from None
     if not callable(leaf):
         raise TypeError(f"Expected a Keras loss, its name, or a callable(y_true, y_pred). Received: loss={leaf!r}")
+    check_same_keras(model, loss=leaf)
     return leaf
 
 
 def _name(leaf) -> str:
     """The name of a Keras loss, as a class or a function; of other callables the empty string."""
-    kind = type(leaf) if isinstance(leaf, keras.losses.Loss) else leaf
+    kind = type(leaf) if _is_loss(leaf) else leaf
     for cls in getattr(kind, "__mro__", (kind,)):
-        if getattr(cls, "__module__", "").startswith("keras."):
+        if getattr(cls, "__module__", "").startswith(("keras.", "tf_keras.")):
             return getattr(cls, "__name__", "")
     return ""
 
 
+def _option(loss, name: str, default: Any) -> Any:
+    """An option of a cross-entropy: an attribute in Keras 3, an argument kept for its function in tf_keras."""
+    return getattr(loss, name, getattr(loss, "_fn_kwargs", {}).get(name, default))
+
+
+def _is_loss(leaf) -> bool:
+    module = keras_of(leaf)
+    return module is not None and isinstance(leaf, module.losses.Loss)
+
+
 class _ScoredLoss(keras.losses.Loss):
-    """A loss computed in the precision of the predictions, with its logits divided by a temperature."""
+    """A loss of either Keras, computed in the precision of the predictions, its logits divided by a temperature.
+
+    Both Kerases weight and reduce alike, so Keras 3 does it for both.
+    """
 
     def __init__(self, base: Any, temperature: float, dtype: tf.DType):
-        is_loss = isinstance(base, keras.losses.Loss)
+        is_loss = _is_loss(base)
         # Keras computes losses in floatx, which would round the predictions of a float64 model to float32.
-        dtype = "float64" if dtype == tf.float64 else base.dtype if is_loss else None
-        super().__init__("scored_loss", base.reduction if is_loss else "sum_over_batch_size", dtype)
+        dtype = "float64" if dtype == tf.float64 else getattr(base, "dtype", None) if is_loss else None
+        reduction = base.reduction if is_loss else "auto"
+        super().__init__("scored_loss", "sum_over_batch_size" if reduction == "auto" else reduction, dtype)
         self._base = base
         self._function = base.call if is_loss else base
         self._temperature = temperature
@@ -191,14 +210,14 @@ def _same_rank(y_true, y_pred):
 def _tempered(loss, y_pred, temperature: float):
     if temperature == 1.0 or _name(loss) not in _SPARSE + _CATEGORICAL + _BINARY:
         return y_pred
-    if getattr(loss, "from_logits", False):
+    if _option(loss, "from_logits", False):
         return y_pred / temperature
     # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row.
     smallest = np.finfo(y_pred.dtype.as_numpy_dtype).tiny
     if _name(loss) in _BINARY:
         odds = tf.math.log(tf.maximum(y_pred, smallest)) - tf.math.log(tf.maximum(1.0 - y_pred, smallest))
         return tf.sigmoid(odds / temperature)
-    axis = getattr(loss, "axis", -1)
+    axis = _option(loss, "axis", -1)
     return tf.nn.softmax(tf.math.log(tf.maximum(y_pred, smallest)) / temperature, axis=axis)
 
 
@@ -220,7 +239,7 @@ def _check_shape(loss, target, output) -> None:
 def _check_range(loss, target: tf.Tensor, output: tuple) -> None:
     name, values = _name(loss), np.asarray(target)
     if name in _SPARSE:
-        ignored = getattr(loss, "ignore_class", None)
+        ignored = _option(loss, "ignore_class", None)
         values = values if ignored is None else values[values != ignored]
         low, high, what = 0, output[-1] - 1, f"class indices from 0 to {output[-1] - 1}"
     elif name in _CATEGORICAL + _BINARY:

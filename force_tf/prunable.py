@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
+
+from force_tf.keras_models import is_model, keras_of
 
 LayerSelection = str | Iterable[str] | Callable[[Any], bool] | None
 
@@ -37,6 +40,10 @@ _OPT_IN = {
     "SeparableConv2D": ("depthwise_kernel",),
     "Embedding": ("embeddings",),
 }
+# Weights that the legacy tf_keras calls by another name than Keras 3, whose names the paths take.
+_LEGACY_NAMES = {("DepthwiseConv1D", "kernel"): "depthwise_kernel", ("DepthwiseConv2D", "kernel"): "depthwise_kernel"}
+# Layers that make their own cell. Keras 3 names the cell after its class; tf_keras numbers it anew in every layer.
+_OWN_CELL = {"LSTM": "lstm_cell", "GRU": "gru_cell", "SimpleRNN": "simple_rnn_cell"}
 # Weights of custom layers, by class: see `register_prunable`.
 _REGISTERED: dict[type, tuple[str, ...]] = {}
 
@@ -49,7 +56,7 @@ class PrunableWeight:
         path: `layer/attribute`, with outer models and sub-layers before it.
         layers: The layers from the model's own child down to the one that holds the weight.
         attribute: The name of the weight in that layer, such as "kernel".
-        variable: The Keras variable.
+        variable: The variable: a `keras.Variable`, or the `tf.Variable` of a tf_keras layer.
     """
 
     path: str
@@ -73,7 +80,7 @@ def register_prunable(layer_class: type, *attributes: str) -> None:
     tensorflow-model-optimization do. What is registered goes before it.
 
     Args:
-        layer_class: A subclass of `keras.layers.Layer`.
+        layer_class: A subclass of `keras.layers.Layer` or `tf_keras.layers.Layer`.
         *attributes: Names of the attributes that hold the weights, each a variable of any shape made by `add_weight`.
 
     Raises:
@@ -94,7 +101,7 @@ def register_prunable(layer_class: type, *attributes: str) -> None:
     force_tf.register_prunable(Scale, "matrix")
     ```
     """
-    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
+    if not (isinstance(layer_class, type) and any(cls.__name__ == "Layer" for cls in _keras_classes(layer_class))):
         raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}")
     if not attributes:
         raise ValueError(f"Expected the names of the weights to prune. Received: none for {layer_class.__name__}")
@@ -177,10 +184,11 @@ def walk_layers(parent: Any, prefix: str = "", chain: tuple = ()) -> Iterator[tu
     """Yields (path, layers from the top down to this one) of every layer below `parent`, outer layers first."""
     taken: set[str] = set()
     for layer in sub_layers(parent):
-        name, number = layer.name, 0
+        plain = _name(layer, parent)
+        name, number = plain, 0
         while name in taken:
             number += 1
-            name = f"{layer.name}_{number}"
+            name = f"{plain}_{number}"
         taken.add(name)
         path = f"{prefix}{name}"
         yield path, (*chain, layer)
@@ -193,11 +201,9 @@ def sub_layers(layer: Any) -> list[Any]:
     A wrapper that only masks a layer shows itself as that layer (`masked_layer`), so paths are the same with and
     without masks.
     """
-    if isinstance(layer, keras.Model):
-        layers = layer.layers
-    else:
-        layers = layer._flatten_layers(include_self=False, recursive=False)
-    return [getattr(sub, "masked_layer", sub) for sub in layers]
+    layers = layer.layers if is_model(layer) else layer._flatten_layers(include_self=False, recursive=False)
+    # In tf_keras a metric is a layer.
+    return [getattr(sub, "masked_layer", sub) for sub in layers if not isinstance(sub, keras_of(sub).metrics.Metric)]
 
 
 def prunable_attributes(layer: Any) -> tuple[str, ...]:
@@ -222,17 +228,28 @@ def weight_slot(layer: Any, attribute: str) -> str | None:
 
     Several Keras layers keep `kernel` in `_kernel`, and compute what the public property returns.
     """
-    for name in (attribute, f"_{attribute}"):
-        if isinstance(vars(layer).get(name), keras.Variable):
+    legacy = [_LEGACY_NAMES.get((cls.__name__, attribute), attribute) for cls in _keras_classes(type(layer))]
+    for name in (attribute, f"_{attribute}", *legacy):
+        if isinstance(vars(layer).get(name), (keras.Variable, tf.Variable)):
             return name
     return None
 
 
+def _keras_classes(layer_class: type) -> list[type]:
+    """The classes of either Keras that a layer class derives from, itself included."""
+    return [cls for cls in layer_class.__mro__ if cls.__module__.partition(".")[0] in ("keras", "tf_keras")]
+
+
 def _attributes(layer, table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    for cls in type(layer).__mro__:
-        if cls.__module__.split(".")[0] == "keras" and cls.__name__ in table:
-            return table[cls.__name__]
-    return ()
+    return next((table[cls.__name__] for cls in _keras_classes(type(layer)) if cls.__name__ in table), ())
+
+
+def _name(layer, parent) -> str:
+    if layer is not getattr(parent, "cell", None):
+        return layer.name
+    return next(
+        (_OWN_CELL[cls.__name__] for cls in _keras_classes(type(parent)) if cls.__name__ in _OWN_CELL), layer.name
+    )
 
 
 def _own_weights(layer) -> bool:

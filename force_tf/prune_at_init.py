@@ -16,7 +16,7 @@ import tensorflow as tf
 from force_tf import arguments, criteria, layers, presets, schedules, selection
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
-from force_tf.keras_models import check_inputs, check_model, preserved_variables
+from force_tf.keras_models import check_inputs, check_model, keras_of, preserved_variables
 from force_tf.losses import DataLoss
 from force_tf.masks import Masks
 from force_tf.prunable import LayerSelection, PrunableWeight, all_prunable_weights, prunable_weights
@@ -112,12 +112,12 @@ class PruneAtInit:
         """Searches the masks. The model comes back bit for bit as it was, also when the search fails or is interrupted.
 
         Args:
-            model: A built Keras model.
+            model: A built model of Keras 3 or `tf_keras`.
             data: What `fit` takes: a batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a
                 `PyDataset`, or any iterable of batches. Each step takes the next `batches` batches, and the data starts
                 over when it runs out. "synflow", "magnitude" and "random" need none.
-            loss: A Keras loss, its name, or any `callable(y_true, y_pred)` (or a list or dict of them for several
-                outputs); None for the model's compiled loss. Regularizers are not scored.
+            loss: A loss of the model's Keras, its name, or any `callable(y_true, y_pred)` (or a list or dict of them
+                for several outputs); None for the model's compiled loss. Regularizers are not scored.
             batch_size: The batch size for arrays. Other data keeps its own.
             verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
 
@@ -125,7 +125,7 @@ class PruneAtInit:
             The `Masks`, with the settings of the search in their metadata.
 
         Raises:
-            TypeError: If `model` is not a Keras 3 model, or `data` or `loss` of no such form.
+            TypeError: If `model` is not a Keras model, or `data` or `loss` of no such form or of the other Keras.
             ValueError: If the model is not built or pruned already, if data, targets or loss do not fit, if nothing
                 would be left, or if a loss, gradient or score is not finite.
 
@@ -163,7 +163,7 @@ class PruneAtInit:
         with preserved_variables(searched.model):
             flat = self._search(searched, counts, verbose)
         masks = dict(zip((weight.path for weight in weights), _split(flat, weights)))
-        return Masks(masks, left_out=left_out, metadata=self._metadata() | self._check_collapse(network, masks))
+        return Masks(masks, left_out=left_out, metadata=self._metadata(model) | self._check_collapse(network, masks))
 
     def _in_precision(self, network: criteria.Network) -> criteria.Network:
         """The network in the precision that the criterion asks for, or itself where Keras cannot copy its model."""
@@ -259,7 +259,8 @@ class PruneAtInit:
             warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=4)
         return {"collapsed": bool(paths), "collapsed_weights": paths}
 
-    def _metadata(self) -> dict[str, Any]:
+    def _metadata(self, model) -> dict[str, Any]:
+        module = keras_of(model)
         return {
             "method": self.method,
             "criterion": repr(self.criterion),
@@ -272,7 +273,11 @@ class PruneAtInit:
             "min_per_layer": self.min_per_layer,
             "granularity": self.granularity,
             "seed": self.seed,
-            "versions": {"force_tf": __version__, "keras": keras.__version__, "tensorflow": tf.__version__},
+            "versions": {
+                "force_tf": __version__,
+                module.__name__: module.__version__,
+                "tensorflow": tf.__version__,
+            },
         }
 
 

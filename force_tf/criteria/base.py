@@ -86,7 +86,7 @@ class Network:
 
     def masked_weights(self) -> list[tf.Tensor]:
         """Returns θ⊙m, one tensor per weight."""
-        return [tf.convert_to_tensor(weight.variable.value) for weight in self.weights]
+        return [tf.convert_to_tensor(weight.variable) for weight in self.weights]
 
     def mean_gradient(self) -> list[tf.Tensor]:
         """Returns ∂L/∂θ̄ at θ̄ = θ⊙m, averaged over the step's batches, one tensor per weight."""
@@ -128,7 +128,8 @@ class Network:
             names = [weight.path for weight in self.weights]
             if others:
                 variables += self.other_variables
-                names += [variable.path for variable in self.other_variables]
+                # tf_keras has no paths, but names that hold their layer's.
+                names += [getattr(variable, "path", variable.name) for variable in self.other_variables]
             bound = functools.partial(function, self.model)
             self._functions[key] = GradientFunction(bound, variables, names, signature)
         return self._functions[key]

@@ -99,9 +99,9 @@ class _State:
 
     def __init__(self, network: Network):
         self.variables = [weight.variable for weight in network.weights] + network.other_variables
-        self.trainable = [tf.convert_to_tensor(variable.value) for variable in self.variables]
+        self.trainable = [tf.convert_to_tensor(variable) for variable in self.variables]
         self._others: list[Any] = network.model.non_trainable_variables
-        self._other_values = [tf.convert_to_tensor(variable.value) for variable in self._others]
+        self._other_values = [tf.convert_to_tensor(variable) for variable in self._others]
 
     def restore(self) -> None:
         _assign(self.variables, self.trainable)

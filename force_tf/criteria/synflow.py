@@ -34,7 +34,7 @@ class SynFlow(Criterion):
     def prepare(self, network: Network) -> None:
         for variable in network.model.variables:
             if tf.as_dtype(variable.dtype).is_floating:
-                variable.assign(tf.abs(variable.value))
+                variable.assign(tf.abs(variable))
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         specs = input_specs(network.model, network.batches)
