@@ -15,6 +15,10 @@ from force_tf import prunable
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
+class NotCopyableError(ValueError):
+    """A model, or a layer in it, of which Keras can make no copy."""
+
+
 def rebuild(
     model: keras.Model,
     original: Callable[[Any], Any] = lambda layer: layer,
@@ -35,7 +39,7 @@ def rebuild(
         compiled like it with a new optimizer. A copy in another precision is there to compute, and is not compiled.
 
     Raises:
-        ValueError: If the model, or a layer in it, cannot be rebuilt.
+        NotCopyableError: If the model, or a layer in it, cannot be rebuilt.
     """
     _check_is_graph(model)
     pairs, shown = [], {}
@@ -52,7 +56,7 @@ def rebuild(
     with not_compiled(model):  # clone_model would compile from a serialized configuration, before there are weights
         rebuilt = keras.models.clone_model(model, clone_function=clone, recursive=True)
     if type(rebuilt) is not type(model):
-        raise ValueError(
+        raise NotCopyableError(
             "Expected a model whose class can be rebuilt from `(inputs, outputs, name)`, so that its own methods are "
             f"kept. Received: {model.name!r} of class {type(model).__name__}"
         )
@@ -62,7 +66,7 @@ def rebuild(
     variables = [_copy_variables(source, copy) for source, copy in pairs]
     variables = [pair for of_layer in variables for pair in of_layer]
     if len({id(source) for source, _ in variables}) != len(_unmasked_variables(model)):
-        raise ValueError(
+        raise NotCopyableError(
             "Expected a model whose variables all belong to its layers. "
             f"Received: {model.name!r} of class {type(model).__name__}, which has variables of its own."
         )
@@ -78,7 +82,7 @@ def is_graph(layer: Any) -> bool:
 
 def _check_is_graph(model) -> None:
     if not is_graph(model):
-        raise ValueError(
+        raise NotCopyableError(
             "Expected a Functional or Sequential model: the layers of a subclassed model are called by its own code "
             f"and cannot be replaced from outside. Received: {model.name!r} of class {type(model).__name__}"
         )
@@ -100,7 +104,7 @@ def _copy_layer(layer, precision: str | None):
             config = layer.get_config()
             return type(layer).from_config(_in_precision(config, precision) if precision else config)
     except Exception as error:
-        raise ValueError(
+        raise NotCopyableError(
             "Expected layers that can be copied from their configuration: define `get_config`, and register custom "
             f"objects with keras.saving.register_keras_serializable. Received: {layer.name!r} of class "
             f"{type(layer).__name__}, which fails with {type(error).__name__}: {error}"
@@ -156,7 +160,7 @@ def _copy_variables(source, copy) -> list[tuple[Any, Any]]:
     pairs = list(zip(source.variables, copy.variables))
     shapes = [[tuple(variable.shape) for variable in layer.variables] for layer in (source, copy)]
     if shapes[0] != shapes[1]:
-        raise ValueError(
+        raise NotCopyableError(
             "Expected layers whose copies, made from their configuration, have the same weights. Received: "
             f"{source.name!r} of class {type(source).__name__} with {shapes[0]}, whose copy has {shapes[1]}"
         )
