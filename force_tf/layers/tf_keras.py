@@ -1,0 +1,231 @@
+"""`MaskedLayer` for the legacy tf_keras: a tfmot pruning wrapper whose pruned weights are, and stay, exactly zero.
+
+Importing this module imports tensorflow-model-optimization (tfmot), so the rest of force_tf does it only when a model
+of `tf_keras` is wrapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+from tf_keras.src.mixed_precision.autocast_variable import enable_auto_cast_variables
+
+from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
+from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class _MaskedWeight(MaskedWeight):
+    threshold: tf.Variable
+
+    def effective(self) -> tf.Tensor:
+        """Returns θ⊙m in the dtype in which the owner reads its variable."""
+        with enable_auto_cast_variables(self.owner._compute_dtype_object):
+            return keep(self.variable, self.mask)
+
+
+class KeepMasks(PruningSchedule):
+    """A tfmot schedule that never prunes: the masks stay as they are set."""
+
+    def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.constant(False), tf.constant(0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"class_name": "KeepMasks", "config": {}}
+
+
+@tf_keras.utils.register_keras_serializable(package="force_tf")
+class MaskedLayer(MaskHolder, PruneLowMagnitude):
+    """Wraps a tf_keras layer and holds a mask for some of its weights: `force_tf.MaskedLayer` for the legacy Keras.
+
+    With a mask m over a weight θ, the layer computes with θ⊙m. Pruned weights (those where m is 0) are exactly zero and
+    have a gradient of exactly zero. They are set to zero after every step of an optimizer.
+
+    tfmot takes it for one of its own wrappers, with a schedule that never prunes: `strip_pruning`, `UpdatePruningStep`,
+    `PruningSummaries`, clustering and quantization-aware training work on it. Unlike tfmot's own, it needs no callback,
+    its weights are never dense in between, and `get_weights()` has the masks in it. It wraps any layer, and has the
+    name of the layer.
+
+    The masks are non-trainable weights of the weight's dtype, ones and zeros, that start all one. `get_config` does not
+    hold them: they are in `get_weights()` and in every file like other weights.
+
+    Args:
+        layer: The `tf_keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.
+        weights: Paths of the weights to mask, relative to the layer, such as `("kernel",)` or
+            `("query/kernel", "value/kernel")`. None stands for all weights that are pruned by default.
+        **kwargs: Arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+        TypeError: If `weights` is a single string.
+        ValueError: If `layer` is wrapped already, or (once it is built) has no such weight.
+
+    Example:
+
+    >>> layer = MaskedLayer(tf_keras.layers.Dense(2, name="logits"))
+    >>> layer.build((None, 3))
+    >>> layer.set_masks({"kernel": [[1, 0], [0, 0], [0, 1]]})
+    >>> layer(np.ones((1, 3))).shape
+    TensorShape([1, 2])
+    """
+
+    def __init__(self, layer: tf_keras.layers.Layer, weights: Iterable[str] | None = None, **kwargs: Any):
+        paths = relative_paths(PruneLowMagnitude, layer, weights)
+        if isinstance(layer, tf_keras.layers.Layer):  # if not, Wrapper says so
+            kwargs = {
+                "name": layer.name,
+                "dtype": layer.dtype_policy,
+                "trainable": layer.trainable,
+                "autocast": layer._autocast,
+                **kwargs,
+            }
+        # tfmot's own constructor refuses the layers that tfmot does not know, gives the layer a new method, and the
+        # wrapper another name.
+        super(PruneLowMagnitude, self).__init__(layer, **kwargs)
+        self.pruning_schedule = KeepMasks()
+        self.pruning_obj = None
+        self.weight_paths = paths
+        self.sub_layer_names: tuple[str, ...] = ()
+        self.masked_weights: list[_MaskedWeight] = []
+        self.supports_masking = layer.supports_masking
+        # What Keras reads off `call` when it binds and fills in arguments: that of the layer, as ours takes anything.
+        self._call_spec = layer._call_spec
+        if hasattr(layer, "_batch_input_shape"):  # as the first layer of a Sequential model, which it tells its inputs
+            self._batch_input_shape = layer._batch_input_shape
+
+    @property
+    def pruning_vars(self) -> list[tuple[tf.Variable, tf.Variable, tf.Variable]]:
+        """What tfmot reads of a wrapper: (weight, mask, threshold) of each masked weight. Thresholds are zero."""
+        return [(weight.variable, weight.mask, weight.threshold) for weight in self.masked_weights]
+
+    def __call__(self, *args, **kwargs):
+        if not self.masked_weights:
+            self._trace_layer(args, kwargs)
+            self.build()
+        return super().__call__(*args, **kwargs)
+
+    def _trace_layer(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Builds the layer as if it were not wrapped: some make their weights in `call` only."""
+
+        @tf.function
+        def trace(args, kwargs):
+            self.layer(*args, **kwargs)
+
+        trace.get_concrete_function(*tf.nest.map_structure(_spec, (args, kwargs)))
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the layer, if it is not, and the masks."""
+        if self.masked_weights:
+            return
+        with tf.init_scope(), tf.name_scope(self.name):  # the names of variables begin with the layer's
+            if not self.layer.built:
+                self.layer.build(input_shape)
+                self.layer.built = True
+            self._restore_sub_layer_names()
+            self.masked_weights = [self._add_mask(*found) for found in self._find_weights()]
+            self.pruning_step = self.add_weight(
+                name="pruning_step",
+                shape=(),
+                initializer=tf_keras.initializers.Constant(-1),
+                dtype="int64",
+                trainable=False,
+            )
+        self.pruning_obj = Pruning(lambda: self.pruning_step, self.pruning_vars, self.pruning_schedule, (1, 1), "AVG")
+        self.built = True
+
+    def _add_mask(self, path: str, owner: Any, slot: str) -> _MaskedWeight:
+        variable = vars(owner)[slot]
+        name = path.replace("/", "_")
+        options = {"dtype": getattr(variable, "true_dtype", variable.dtype), "trainable": False, "autocast": False}
+        mask = self.add_weight(name=f"{name}_mask", shape=variable.shape, initializer="ones", **options)
+        threshold = self.add_weight(name=f"{name}_threshold", shape=(), initializer="zeros", **options)
+        _mask_constraint(variable, mask)
+        _mask_regularizer(owner, variable, mask)
+        return _MaskedWeight(path, owner, slot, variable, mask, threshold)
+
+    def call(self, *args, **kwargs):
+        if self._call_spec.full_argspec.varargs is None:
+            # Several layers, recurrent ones among them, take their arguments in another order than their `call`.
+            kwargs.update(zip(self._call_spec.arg_names[1:], args[1:]))
+            args = args[:1]
+        with self._holding([(weight, weight.effective()) for weight in self.masked_weights]):
+            return self.layer(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return self.layer.compute_mask(inputs, mask)
+
+    def get_weights(self) -> list[Any]:
+        """Returns the values of all weights, the masks among them (tfmot's own wrappers leave theirs out)."""
+        return tf_keras.layers.Layer.get_weights(self)
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Sets all weights, as `get_weights` gives them, and makes the pruned ones zero."""
+        tf_keras.layers.Layer.set_weights(self, weights)
+        self._project()
+
+    def _project(self) -> None:
+        for weight in self.masked_weights:
+            weight.project()
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras writes a layer before the layers inside it, so this reaches the weights before they are written, also
+        # when they have been assigned since the last step.
+        self._project()
+        super().save_own_variables(store)
+
+    def get_build_config(self) -> None:
+        """Returns None: a loaded wrapper is built when it is called, as its layer is."""
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super(PruneLowMagnitude, self).get_config(), **self._masking_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> MaskedLayer:
+        config = dict(config)
+        names, layer = config.pop("sub_layer_names", ()), config.pop("layer")
+        # HDF5 files hold the older of Keras's two formats, which has no module.
+        layer = tf_keras.layers.deserialize(layer, custom_objects, use_legacy_format="module" not in layer)
+        wrapper = cls(layer, **config)
+        wrapper.sub_layer_names = tuple(names)
+        return wrapper
+
+
+class _KeepPruned(tf_keras.constraints.Constraint):
+    """Applies the user's constraint, then the mask. Keras optimizers apply it at the end of every step."""
+
+    def __init__(self, mask: tf.Variable, constraint: tf_keras.constraints.Constraint | None):
+        self.mask = mask
+        self.constraint = constraint
+
+    def __call__(self, weight):
+        return keep(weight if self.constraint is None else self.constraint(weight), self.mask)
+
+
+def _mask_constraint(variable: tf.Variable, mask: tf.Variable) -> None:
+    constraint = _KeepPruned(mask, variable.constraint)
+    variable = getattr(variable, "_variable", variable)  # around which mixed precision puts another
+    for part in getattr(variable, "values", (variable,)):  # one on each device, under tf.distribute
+        part._constraint = constraint  # on the variable, so that the layer's own config stays as it was
+
+
+def _mask_regularizer(owner: tf_keras.layers.Layer, variable: tf.Variable, mask: tf.Variable) -> None:
+    """Lets the layer regularize θ⊙m instead of θ, so that the penalty has no gradient at pruned weights either."""
+    for position, loss in enumerate(owner._callable_losses):
+        penalty = loss.args[0] if isinstance(loss, functools.partial) and loss.args else None
+        if isinstance(penalty, functools.partial) and any(argument is variable for argument in penalty.args):
+            masked = functools.partial(_of_masked, penalty.func, variable, mask)
+            owner._callable_losses[position] = functools.partial(loss.func, masked)
+
+
+def _of_masked(penalty: Any, variable: tf.Variable, mask: tf.Variable) -> tf.Tensor:
+    return penalty(keep(variable, mask))
+
+
+def _spec(value: Any) -> Any:
+    if tf_keras.backend.is_keras_tensor(value):
+        return value.type_spec
+    return tf.type_spec_from_value(value) if tf.is_tensor(value) or hasattr(value, "__array__") else value
