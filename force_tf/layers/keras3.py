@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
 
+from force_tf.layers.masked_variable import mask_variable, unmask_variable
 from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
 
 # What Keras reads off a layer's `call` when it binds, casts and fills in arguments. The wrapper's own `call` takes
@@ -22,20 +22,6 @@ _CALL_CONVENTIONS = (
     "_call_has_context_arg",
     "_convert_input_args",
     "_allow_non_tensor_positional_args",
-)
-
-# Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
-# gradient of zero stays there, its decay and its moving average included. Exact classes: a subclass may do otherwise.
-_ELEMENTWISE = (
-    keras.optimizers.SGD,
-    keras.optimizers.Adam,
-    keras.optimizers.AdamW,
-    keras.optimizers.Nadam,
-    keras.optimizers.Adamax,
-    keras.optimizers.Adagrad,
-    keras.optimizers.Adadelta,
-    keras.optimizers.RMSprop,
-    keras.optimizers.Lion,
 )
 
 
@@ -125,11 +111,30 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
             trainable=False,
             autocast=False,
         )
-        # Both stand on the variable, not on the layer, so the layer's own config stays as it was.
-        variable.constraint = _KeepPruned(mask, variable.constraint)
-        if variable.regularizer is not None:
-            variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
+        self._track_trackable(mask, f"{path}/mask")  # for checkpoints and SavedModels: it is in no attribute
+        mask_variable(variable, mask)
         return _MaskedWeight(path, owner, slot, variable, mask)
+
+    def __getattr__(self, name):
+        # Reached for what the wrapper lacks. Code that had the layer still finds its `units` or its `kernel`, which is
+        # masked here too.
+        if name.startswith("_") or "layer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        for weight in vars(self).get("masked_weights", ()):
+            if weight.path == name:
+                return weight.effective()
+        return getattr(self.layer, name)
+
+    def keep_at_every_step(self) -> None:
+        """Sets pruned weights to zero after steps of any optimizer, for those that have momenta already."""
+        for weight in self.masked_weights:
+            weight.variable.constraint.at_every_step = True
+
+    def release(self) -> None:
+        """Leaves θ⊙m in the weights, which nothing masks from then on."""
+        for weight in self.masked_weights:
+            unmask_variable(weight.variable)
+        self.masked_weights = []
 
     def call(self, *args, **kwargs):
         with self._holding((weight, weight.effective()) for weight in self.masked_weights):
@@ -150,6 +155,23 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         for weight in self.masked_weights:
             weight.project()
         super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        if not store.keys():
+            raise ValueError(
+                "Expected a file with masks. To load one that was saved without: `plain = strip_pruning(model)`, "
+                "`plain.load_weights(path)`, `model = apply_masks(plain, get_masks(model))`. "
+                f"Received: none for {self.name!r}"
+            )
+        super().load_own_variables(store)
+
+    def _lookup_dependency(self, name, cached_dependencies=None):
+        # `tf.train.Checkpoint.restore` goes by names of attributes, and hands over those that there are. A checkpoint
+        # of the unwrapped model has the attributes of the layer in the place of the wrapper's.
+        found = super()._lookup_dependency(name, cached_dependencies)
+        if found is None and cached_dependencies is not None:
+            return self.layer._lookup_dependency(name, self.layer._trackable_children())
+        return found
 
     def get_build_config(self) -> dict[str, Any] | None:
         # A layer without a `build` of its own gets its weights from its first call.
@@ -172,43 +194,6 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         wrapper = super().from_config(config, custom_objects=custom_objects)
         wrapper.sub_layer_names = tuple(names)
         return wrapper
-
-
-class _KeepPruned(keras.constraints.Constraint):
-    """Applies the user's constraint, then the mask. Keras optimizers apply it at the end of every step."""
-
-    def __init__(self, mask: keras.Variable, constraint: keras.constraints.Constraint | None):
-        self.mask = mask
-        self.constraint = constraint
-
-    def __call__(self, weight):
-        optimizer = _applying_optimizer()
-        if type(optimizer) in _ELEMENTWISE and self.constraint is None:
-            return weight  # zero it was, and zero its gradient: so it stays, and projecting costs a tenth of a step
-        if optimizer is not None and optimizer.use_ema:
-            # Optimizers update their averages before they apply constraints, and later copy them into the model.
-            average = optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
-            average.assign(keep(average.value, self.mask))
-        value = weight if self.constraint is None else self.constraint(weight)
-        return keep(value, self.mask)
-
-
-class _MaskedRegularizer(keras.regularizers.Regularizer):
-    """Regularizes θ⊙m instead of θ, so that the penalty has no gradient at pruned weights either."""
-
-    def __init__(self, mask: keras.Variable, regularizer: keras.regularizers.Regularizer):
-        self.mask = mask
-        self.regularizer = regularizer
-
-    def __call__(self, weight):
-        return self.regularizer(keep(weight, self.mask))
-
-
-def _applying_optimizer() -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer that is applying constraints, or None outside of one."""
-    scopes = global_state.get_global_attribute("name_scope_stack") or ()
-    callers = [scope.caller for scope in scopes if isinstance(scope.caller, keras.optimizers.Optimizer)]
-    return callers[-1] if callers else None
 
 
 def _spec(value: Any) -> Any:

@@ -1,0 +1,122 @@
+"""What holds the pruned entries of a Keras 3 variable at zero, whoever changes it: optimizers, regularizers, files."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
+
+from force_tf.layers.masking import keep
+
+# Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
+# gradient of zero stays there, its decay and its moving average included. Exact classes: a subclass may do otherwise.
+_ELEMENTWISE = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Nadam,
+    keras.optimizers.Adamax,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Lion,
+)
+
+
+def mask_variable(variable: keras.Variable, mask: keras.Variable) -> None:
+    """Makes a variable hold zeros where its mask is False, from then on.
+
+    All of it stands on the variable, not on its layer, so the layer's own configuration stays as it was.
+
+    Args:
+        variable: Float variable of any shape.
+        mask: Boolean variable of the same shape; True marks a kept entry.
+    """
+    variable.__class__ = _MaskedVariable
+    variable.mask = mask
+    variable.assigned = False
+    variable.constraint = _KeepPruned(mask, variable.constraint)
+    if variable.regularizer is not None:
+        variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
+
+
+def unmask_variable(variable: keras.Variable) -> None:
+    """Undoes `mask_variable`, and leaves θ⊙m in the variable."""
+    variable.assign(keep(variable.value, variable.mask.value))
+    variable.constraint = variable.constraint.constraint
+    if variable.regularizer is not None:
+        variable.regularizer = variable.regularizer.regularizer
+    variable.__class__ = keras.Variable
+    del variable.mask, variable.assigned
+
+
+class _MaskedVariable(keras.Variable):
+    """A variable that whoever reads it finds masked, also after it was assigned from outside.
+
+    It is projected when it is next read, not when it is assigned: loading a file may assign a weight before its mask.
+    Training steps are traced, and so neither read nor assigned here: they cost nothing more.
+
+    Attributes:
+        mask: Boolean variable of the same shape.
+        assigned: Whether the variable was assigned since it was last projected.
+    """
+
+    @property
+    def value(self):
+        if self.assigned and tf.executing_eagerly() and not _in_replica():
+            self.assigned = False
+            self._value.assign(keep(self._value, self.mask.value))
+        return super().value
+
+    def _direct_assign(self, value):
+        super()._direct_assign(value)
+        self.assigned = True
+
+    def _restore_from_tensors(self, restored_tensors):  # tf.train.Checkpoint
+        restored = super()._restore_from_tensors(restored_tensors)
+        self.assigned = True
+        return restored
+
+
+class _KeepPruned(keras.constraints.Constraint):
+    """Applies the user's constraint, then the mask. Keras optimizers apply it at the end of every step."""
+
+    def __init__(self, mask: keras.Variable, constraint: keras.constraints.Constraint | None):
+        self.mask = mask
+        self.constraint = constraint
+        self.at_every_step = False
+
+    def __call__(self, weight):
+        optimizer = _applying_optimizer()
+        at_every_step = self.at_every_step or self.constraint is not None
+        if type(optimizer) in _ELEMENTWISE and not at_every_step and not optimizer.use_ema:
+            return weight  # zero it was, and zero its gradient: so it stays, and projecting costs a tenth of a step
+        if optimizer is not None and optimizer.use_ema:
+            # Optimizers update their averages before they apply constraints, and later copy them into the model.
+            average = optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
+            average.assign(keep(average.value, self.mask))
+        value = weight if self.constraint is None else self.constraint(weight)
+        return keep(value, self.mask)
+
+
+class _MaskedRegularizer(keras.regularizers.Regularizer):
+    """Regularizes θ⊙m instead of θ, so that the penalty has no gradient at pruned weights either."""
+
+    def __init__(self, mask: keras.Variable, regularizer: keras.regularizers.Regularizer):
+        self.mask = mask
+        self.regularizer = regularizer
+
+    def __call__(self, weight):
+        return self.regularizer(keep(weight, self.mask))
+
+
+def _in_replica() -> bool:
+    """Returns whether this is one of the replicas of a strategy, which may not assign what they share."""
+    return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+
+
+def _applying_optimizer() -> keras.optimizers.Optimizer | None:
+    """Returns the optimizer that is applying constraints, or None outside of one."""
+    scopes = global_state.get_global_attribute("name_scope_stack") or ()
+    callers = [scope.caller for scope in scopes if isinstance(scope.caller, keras.optimizers.Optimizer)]
+    return callers[-1] if callers else None
