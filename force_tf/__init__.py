@@ -4,7 +4,7 @@ from force_tf.compat import check_versions
 
 check_versions()  # before anything below relies on them
 
-from force_tf import criteria, plots, schedules  # noqa: E402
+from force_tf import callbacks, criteria, plots, schedules  # noqa: E402
 from force_tf.collapse import LayerCollapseWarning  # noqa: E402
 from force_tf.export import benchmark_tflite, export_tflite  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "apply_masks",
     "benchmark_tflite",
+    "callbacks",
     "criteria",
     "export_tflite",
     "get_masks",
