@@ -31,6 +31,7 @@ _PRUNABLE = {
     "SimpleRNNCell": ("kernel", "recurrent_kernel"),
     "LSTMCell": ("kernel", "recurrent_kernel"),
     "GRUCell": ("kernel", "recurrent_kernel"),
+    "ConvLSTMCell": ("kernel", "recurrent_kernel"),
 }
 # Weights that join only when `layers=` selects their layer.
 _OPT_IN = {
@@ -43,7 +44,12 @@ _OPT_IN = {
 # Weights that the legacy tf_keras calls by another name than Keras 3, whose names the paths take.
 _LEGACY_NAMES = {("DepthwiseConv1D", "kernel"): "depthwise_kernel", ("DepthwiseConv2D", "kernel"): "depthwise_kernel"}
 # Layers that make their own cell. Keras 3 names the cell after its class; tf_keras numbers it anew in every layer.
-_OWN_CELL = {"LSTM": "lstm_cell", "GRU": "gru_cell", "SimpleRNN": "simple_rnn_cell"}
+_OWN_CELL = {
+    "LSTM": "lstm_cell",
+    "GRU": "gru_cell",
+    "SimpleRNN": "simple_rnn_cell",
+    "ConvLSTM": "conv_lstm_cell",
+}
 # Weights of custom layers, by class: see `register_prunable`.
 _REGISTERED: dict[type, tuple[str, ...]] = {}
 
