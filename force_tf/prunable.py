@@ -204,12 +204,18 @@ def walk_layers(parent: Any, prefix: str = "", chain: tuple = ()) -> Iterator[tu
 def sub_layers(layer: Any) -> list[Any]:
     """Returns the direct sub-layers of a layer or model, in the order in which they were added.
 
-    A wrapper that only masks a layer shows itself as that layer (`masked_layer`), so paths are the same with and
-    without masks.
+    A wrapper that only masks a layer shows itself as that layer, so paths are the same with and without masks.
     """
     layers = layer.layers if is_model(layer) else layer._flatten_layers(include_self=False, recursive=False)
     # In tf_keras a metric is a layer.
-    return [getattr(sub, "masked_layer", sub) for sub in layers if not isinstance(sub, keras_of(sub).metrics.Metric)]
+    return [unwrapped(sub) for sub in layers if not isinstance(sub, keras_of(sub).metrics.Metric)]
+
+
+def unwrapped(layer: Any) -> Any:
+    """Returns the layer that is masked, given a wrapper that only masks a layer, tfmot's among them; else `layer`."""
+    if hasattr(type(layer), "masked_layer"):
+        return layer.masked_layer
+    return layer.layer if any(cls.__name__ == "PruneLowMagnitude" for cls in type(layer).__mro__) else layer
 
 
 def prunable_attributes(layer: Any) -> tuple[str, ...]:
@@ -253,9 +259,8 @@ def _attributes(layer, table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
 def _name(layer, parent) -> str:
     if layer is not getattr(parent, "cell", None):
         return layer.name
-    return next(
-        (_OWN_CELL[cls.__name__] for cls in _keras_classes(type(parent)) if cls.__name__ in _OWN_CELL), layer.name
-    )
+    classes = (cls.__name__ for cls in _keras_classes(type(parent)))
+    return next((_OWN_CELL[name] for name in classes if name in _OWN_CELL), layer.name)
 
 
 def _own_weights(layer) -> bool:

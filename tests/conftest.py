@@ -1,5 +1,6 @@
 """What every test starts from: a quiet TensorFlow and the same seeds."""
 
+import importlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
@@ -18,3 +19,11 @@ hypothesis.settings.load_profile("steady")
 @pytest.fixture(autouse=True)
 def _seeds():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(params=["keras", "tf_keras"])
+def either_keras(request):
+    """The module of each Keras in turn."""
+    module = importlib.import_module(request.param)
+    module.utils.set_random_seed(0)
+    return module

@@ -1,41 +1,53 @@
 """Second derivatives agree with finite differences in float64, through every normalization layer."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import force_tf
 from force_tf.gradients import GradientFunction
 
 NORMALIZATIONS = {
     "none": None,
-    "batch": keras.layers.BatchNormalization,
-    "batch_first_axis": lambda **kw: keras.layers.BatchNormalization(axis=1, **kw),
-    "batch_synchronized": lambda **kw: keras.layers.BatchNormalization(synchronized=True, **kw),
-    "layer": keras.layers.LayerNormalization,
-    "layer_two_axes": lambda **kw: keras.layers.LayerNormalization(axis=(1, 2), **kw),
-    "group": lambda **kw: keras.layers.GroupNormalization(groups=2, **kw),
-    "unit": keras.layers.UnitNormalization,
-    "rms": keras.layers.RMSNormalization,
+    "batch": ("BatchNormalization", {}),
+    "batch_first_axis": ("BatchNormalization", {"axis": 1}),
+    "batch_synchronized": ("BatchNormalization", {"synchronized": True}),
+    "layer": ("LayerNormalization", {}),
+    "layer_two_axes": ("LayerNormalization", {"axis": (1, 2)}),
+    "group": ("GroupNormalization", {"groups": 2}),
+    "unit": ("UnitNormalization", {}),
+    "rms": ("RMSNormalization", {}),
 }
+ONLY_IN_KERAS_3 = ("RMSNormalization",)
 
 
-def network(normalization):
+def network(keras, normalization, dtype="float64"):
     keras.utils.set_random_seed(1)
-    dtype = "float64"
     inputs = keras.Input((6, 6, 2), dtype=dtype)
     x = keras.layers.Conv2D(4, 3, activation="tanh", dtype=dtype)(inputs)
     if normalization is not None:
-        x = normalization(dtype=dtype)(x)
+        name, options = normalization
+        x = getattr(keras.layers, name)(dtype=dtype, **options)(x)
     x = keras.layers.SeparableConv2D(3, 2, activation="softplus", dtype=dtype)(x)
     x = keras.layers.Flatten(dtype=dtype)(x)
     return keras.Model(inputs, keras.layers.Dense(3, dtype=dtype)(x))
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_hessian_product_is_the_derivative_of_the_gradient(normalization):
-    model = network(NORMALIZATIONS[normalization])
+@pytest.mark.parametrize(
+    ("module", "normalization"),
+    [
+        (module, name)
+        for module in ("keras", "tf_keras")
+        for name, layer in NORMALIZATIONS.items()
+        if not (module == "tf_keras" and layer and layer[0] in ONLY_IN_KERAS_3)
+    ],
+)
+def test_hessian_product_is_the_derivative_of_the_gradient(module, normalization):
+    model = network(importlib.import_module(module), NORMALIZATIONS[normalization])
     random = np.random.default_rng(0)
     x, y = random.standard_normal((5, 6, 6, 2)), random.integers(0, 3, 5)
     variables = model.trainable_variables
@@ -46,7 +58,7 @@ def test_hessian_product_is_the_derivative_of_the_gradient(normalization):
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
 
     specs = [tf.TensorSpec([None, *x.shape[1:]], tf.float64), tf.TensorSpec([None], tf.int64)]
-    function = GradientFunction(loss, variables, [v.path for v in variables], specs)
+    function = GradientFunction(loss, variables, [v.name for v in variables], specs)
     vectors = [random.standard_normal(v.shape) for v in variables]
     product = function.hessian_product([tf.constant(v) for v in vectors], x, y)
 
@@ -59,14 +71,40 @@ def test_hessian_product_is_the_derivative_of_the_gradient(normalization):
         return gradient
 
     step = 1e-5
-    for path, exact, plus, minus in zip((v.path for v in variables), product, gradient_at(step), gradient_at(-step)):
+    for path, exact, plus, minus in zip((v.name for v in variables), product, gradient_at(step), gradient_at(-step)):
         expected = (plus - minus) / (2 * step)
         np.testing.assert_allclose(exact, expected, atol=1e-7 * max(1, np.abs(expected).max()), rtol=1e-6, err_msg=path)
 
 
+@pytest.mark.parametrize("normalization", ["batch", "layer", "group"])
+def test_fused_kernels_of_tf_keras_have_the_same_second_derivatives(normalization):
+    """In float32 tf_keras computes normalizations by fused kernels, which have second derivatives of their own."""
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((5, 6, 6, 2)), random.integers(0, 3, 5)
+    products, vectors, state = {}, None, None
+    for dtype in ("float64", "float32"):
+        model = network(tf_keras, NORMALIZATIONS[normalization], dtype)
+        state = [v.numpy() for v in model.variables] if state is None else state
+        for variable, value in zip(model.variables, state):
+            variable.assign(tf.cast(value, dtype))
+        variables = model.trainable_variables
+        vectors = [random.standard_normal(v.shape) for v in variables] if vectors is None else vectors
+
+        def loss(x, y, model=model):
+            logits = model(x, training=True)
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+
+        specs = [tf.TensorSpec([None, *x.shape[1:]], dtype), tf.TensorSpec([None], tf.int64)]
+        function = GradientFunction(loss, variables, [v.name for v in variables], specs)
+        products[dtype] = function.hessian_product([tf.constant(v, dtype) for v in vectors], tf.constant(x, dtype), y)
+    for variable, exact, fused in zip(variables, products["float64"], products["float32"]):
+        scale = np.abs(exact).max()
+        np.testing.assert_allclose(fused, exact, atol=1e-4 * scale, err_msg=variable.name)
+
+
 def test_tensorflow_keeps_its_own_moments():
     before = tf.nn.moments
-    model = network(keras.layers.BatchNormalization)
+    model = network(keras, NORMALIZATIONS["batch"])
     data = (np.ones((4, 6, 6, 2)) * np.arange(4)[:, None, None, None], np.arange(4) % 3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     force_tf.PruneAtInit("grasp", sparsity=0.5).find_masks(model, data, loss, verbose=0)

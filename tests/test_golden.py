@@ -1,6 +1,5 @@
-"""In float64 the masks equal those of the official implementations, weight for weight."""
+"""In float64 the masks equal those of the official implementations, weight for weight, in either Keras."""
 
-import keras
 import numpy as np
 import pytest
 from golden_cases import build, load, settings, tags
@@ -29,10 +28,10 @@ def pruner_for(tag):
 
 
 @pytest.mark.parametrize(("case", "tag"), tags())
-def test_equals_official_masks(case, tag):
+def test_equals_official_masks(either_keras, case, tag):
     _, batches, _, golden = load(case)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    masks = pruner_for(tag).find_masks(build(keras, case), batches, loss, verbose=0)
+    loss = either_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    masks = pruner_for(tag).find_masks(build(either_keras, case), batches, loss, verbose=0)
     differing = {path: int(np.sum(masks[path] != mask)) for path, mask in golden[tag].items()}
     assert list(masks) == list(golden[tag])
     assert not any(differing.values()), f"{case} {tag}: differing weights {differing}"
