@@ -19,7 +19,7 @@ from force_tf.export.report import TFLiteReport
 from force_tf.export.samples import Signature, flat_samples, signature_of
 from force_tf.export.verify import count_zeros, keras_outputs, lost_weights, max_difference
 from force_tf.files import atomic_file
-from force_tf.layers import is_pruned, strip_pruning
+from force_tf.layers import without_masks
 
 # How much further than the dense file's the outputs of a sparse file may be from the Keras model's, relative to the
 # largest output. Both files hold the same weights, so this is for summing in another order.
@@ -77,8 +77,8 @@ def export_tflite(
     arrays = flat_samples(model, signature, samples)
     with atomic_file(path) as file, preserved_random_state():
         expected = keras_outputs(model, signature, arrays)
-        plain = in_float32(strip_pruning(model) if is_pruned(model) else model)
-        encoded = _encode(plain, signature, sparse, arrays, expected)
+        with without_masks(model) as plain:
+            encoded = _encode(in_float32(plain), signature, sparse, arrays, expected)
         file.write(encoded.content)
         report = TFLiteReport(
             path=os.fspath(path),

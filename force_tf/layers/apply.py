@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from force_tf import keras_models, prunable
+from force_tf.layers import in_place
 from force_tf.layers.keras3 import MaskedLayer
-from force_tf.layers.rebuild import is_graph, rebuild
+from force_tf.layers.masking import paths_by_layer
+from force_tf.layers.rebuild import NotCopyableError, is_graph, rebuild
 from force_tf.masks import Masks
 
 
 def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
-    """Returns a copy of a model that computes and trains with its kept weights alone.
+    """Returns a model that computes and trains with its kept weights alone: a copy, or itself where none is possible.
 
     Every layer with masked weights is wrapped in a `MaskedLayer` of the same name. Pruned weights and their gradients
     are exactly zero from then on, under every Keras optimizer, and in every file that is saved.
 
-    The copy has the weights, names, dtype policies and `trainable` flags of the model, and is compiled like it with a
-    new optimizer of the same configuration: momenta and step counts of a model that was trained before start anew. The
-    model itself stays as it is.
+    Of a Functional or Sequential model the result is a copy. It has the weights, names, dtype policies and `trainable`
+    flags of the model, and is compiled like it with a new optimizer of the same configuration: momenta and step counts
+    of a model that was trained before start anew. The model itself stays as it is.
+
+    A model that Keras cannot copy is wrapped in place, and returned: subclassed models, and graphs of layers without a
+    `get_config` or of a class with a constructor of its own (these with a warning). Wrappers then stand where the model
+    refers to the layers, in attributes, lists, tuples and dicts, also inside the user's own layers and models in it,
+    and show the attributes of the layers. The model stays compiled, with its optimizer. `strip_pruning` undoes it.
+    Whatever calls a layer by another way, such as a local variable of a function, passes the wrapper by; trace
+    functions of your own (`tf.function`) after wrapping.
 
     Args:
-        model: A built Functional or Sequential Keras model. Models inside it may be nested to any depth.
+        model: A built Keras model. Models inside it may be nested to any depth.
         masks: `Masks`, or any mapping from a weight's path to an array of booleans (or of zeros and ones) of the
             weight's shape; True marks a kept weight. Every weight that is pruned by default needs a mask, unless the
             `Masks` say that it was left out.
 
     Returns:
-        The wrapped model.
+        The wrapped model. If it is `model` itself, it is of a class derived from its own until it is stripped, which
+        brings the masks into `.keras` files.
 
     Raises:
         TypeError: If `model` is not a Keras 3 model, or `masks` do not hold booleans.
-        ValueError: If the model is not built, is wrapped already, cannot be rebuilt (as subclassed models cannot), or
-            the masks do not fit it.
+        ValueError: If the model is not built or is wrapped already, or the masks do not fit it.
 
     Example:
 
@@ -49,7 +60,19 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     if is_pruned(model):
         raise ValueError(f"Expected a model without masks: call strip_pruning first. Received: {model.name!r}")
     masks = masks if isinstance(masks, Masks) else Masks(masks)
-    to_wrap = _masks_by_layer(model, masks)
+    weights = _masked_weights(model, masks)
+    pruned = _wrapped_copy(model, weights) if is_graph(model) else None
+    if pruned is None:
+        in_place.wrap(model, in_place.layers_to_wrap(model, weights))
+        pruned = model
+    for path, wrapper in _wrappers(pruned):
+        wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
+    return pruned
+
+
+def _wrapped_copy(model, weights: list[prunable.PrunableWeight]) -> keras.Model | None:
+    """Returns a copy with wrappers around the layers of its graph, or None, with a warning, if it cannot be copied."""
+    to_wrap = paths_by_layer(weights, is_graph)
 
     def wrap(layer, copy):
         if id(layer) not in to_wrap:
@@ -58,21 +81,24 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
         wrapper.sub_layer_names = tuple(chain[-1].name for _, chain in prunable.walk_layers(layer))
         return wrapper
 
-    pruned = rebuild(model, replacement=wrap)
-    for path, wrapper in _wrappers(pruned):
-        wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
-    return pruned
+    try:
+        return rebuild(model, replacement=wrap)
+    except NotCopyableError as error:
+        warnings.warn(f"The model {model.name!r} is wrapped in place, as it cannot be copied. {error}", stacklevel=3)
+        return None
 
 
 def strip_pruning(model: keras.Model) -> keras.Model:
-    """Returns a copy of a wrapped model without the wrappers: the plain architecture, with zeros in place.
+    """Returns a wrapped model without the wrappers: the plain architecture, with zeros in place.
 
     Args:
         model: A model made by `apply_masks`.
 
     Returns:
-        A model with the original layers and layer names, the weights θ⊙m, and compiled like `model` with a new
-        optimizer of the same configuration. Nothing keeps the zeros when it is trained further.
+        A model with the original layers and layer names and the weights θ⊙m. Of a copy made by `apply_masks` it is a
+        copy again, compiled like `model` with a new optimizer of the same configuration. A model that was wrapped in
+        place is unwrapped in place: it is the same object, with the very layers it had, compiled as it is. Nothing
+        keeps the zeros when the model is trained further.
 
     Raises:
         TypeError: If `model` is not a Keras 3 model.
@@ -85,11 +111,33 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     ```
     """
     masks = get_masks(model)
+    if _is_in_place(model):
+        in_place.unwrap(model)
+        return model
     plain = rebuild(model, original=lambda layer: getattr(layer, "masked_layer", layer))
     for weight in prunable.all_prunable_weights(plain):
         if weight.path in masks:
             weight.variable.assign(keras.ops.where(masks[weight.path], weight.variable, 0.0))
     return plain
+
+
+@contextlib.contextmanager
+def without_masks(model: keras.Model) -> Iterator[keras.Model]:
+    """Lends the plain form of a model for the length of the block, and leaves the model as it is.
+
+    Args:
+        model: A model, wrapped or not.
+
+    Yields:
+        A model without wrappers, with the weights θ⊙m: a copy, or the model itself where it cannot be copied.
+    """
+    if not is_pruned(model):
+        yield model
+    elif _is_in_place(model):
+        with in_place.unwrapped(model):
+            yield model
+    else:
+        yield strip_pruning(model)
 
 
 def get_masks(model: keras.Model) -> Masks:
@@ -134,8 +182,13 @@ def is_pruned(model: Any) -> bool:
     return any(isinstance(layer, MaskedLayer) for layer in model._flatten_layers())
 
 
-def _masks_by_layer(model, masks: Masks) -> dict[int, list[str]]:
-    """Maps the id of each layer of the graph to wrap to the relative paths of its weights to mask.
+def _is_in_place(model) -> bool:
+    # A subclassed model whose own code makes the wrappers cannot be copied either.
+    return in_place.is_wrapped_in_place(model) or not is_graph(model)
+
+
+def _masked_weights(model, masks: Masks) -> list[prunable.PrunableWeight]:
+    """Returns the weights of a model that have a mask.
 
     Raises:
         ValueError: If the masks do not fit the model.
@@ -147,13 +200,7 @@ def _masks_by_layer(model, masks: Masks) -> dict[int, list[str]]:
     difference = masks.first_difference(shapes)
     if difference:
         raise ValueError(f"Expected masks for this model. Received masks that differ: {difference}")
-    to_wrap: dict[int, list[str]] = {}
-    for weight in weights:
-        if weight.path in masks:
-            depth = next(depth for depth, layer in enumerate(weight.layers) if not is_graph(layer))
-            relative = weight.path.split("/", depth + 1)[-1]
-            to_wrap.setdefault(id(weight.layers[depth]), []).append(relative)
-    return to_wrap
+    return [weight for weight in weights if weight.path in masks]
 
 
 def _wrappers(model) -> list[tuple[str, MaskedLayer]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -181,3 +181,24 @@ def relative_paths(layer_class: type, layer: Any, weights: Iterable[str] | None)
     if isinstance(weights, str):
         raise TypeError(f"Expected `weights` to be a list of weight paths. Received: weights={weights!r}")
     return None if weights is None else tuple(weights)
+
+
+def paths_by_layer(
+    weights: Iterable[prunable.PrunableWeight], is_open: Callable[[Any], bool]
+) -> dict[int, tuple[str, ...]]:
+    """Returns which layers of a model to wrap, for masks of some of its weights.
+
+    Args:
+        weights: The weights to mask.
+        is_open: Given a layer, returns whether the layers inside it can be wrapped one by one.
+
+    Returns:
+        A dict that maps the id of each layer to wrap, the outermost one that is not open, to the paths of its weights
+        to mask, relative to it.
+    """
+    paths: dict[int, tuple[str, ...]] = {}
+    for weight in weights:
+        depth = next(depth for depth, layer in enumerate(weight.layers) if not is_open(layer))
+        relative = weight.path.split("/", depth + 1)[-1]
+        paths[id(weight.layers[depth])] = (*paths.get(id(weight.layers[depth]), ()), relative)
+    return paths
