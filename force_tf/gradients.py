@@ -116,8 +116,11 @@ class GradientFunction:
 def _tf_variable(variable: Any) -> tf.Variable:
     """The TensorFlow variable behind a variable of either Keras, past all casts to a layer's compute dtype."""
     if isinstance(variable, keras.Variable):
-        return variable.value
-    return getattr(variable, "_variable", variable)  # tf_keras wraps those of mixed precision
+        variable = variable.value
+    else:
+        variable = getattr(variable, "_variable", variable)  # tf_keras wraps those of mixed precision
+    # Inside the scope of a strategy a variable stands for one on each device, and has no gradient; the first does.
+    return tf.distribute.get_strategy().experimental_local_results(variable)[0]
 
 
 @contextlib.contextmanager
