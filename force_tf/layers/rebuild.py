@@ -1,16 +1,20 @@
-"""Rebuilds a Keras 3 model with other layers in the same places: the same weights, names and compile configuration."""
+"""Rebuilds a model of either Keras with other layers in the same places; weights, names and compilation stay."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import SafeModeScope
+import tensorflow as tf
 
 from force_tf import prunable
+from force_tf.keras_models import is_layer, is_model, keras_of
+from force_tf.layers.compiling import copy_compile_configuration
+from force_tf.layers.masking import rename
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -48,18 +52,12 @@ def rebuild(
         source = original(layer)
         copy = _copy_layer(source, precision)
         new_layer = replacement(source, copy)
-        if isinstance(copy, keras.layers.Layer):
+        if is_layer(copy):
             pairs.append((source, copy))
             shown[id(copy)] = new_layer
         return new_layer
 
-    with not_compiled(model):  # clone_model would compile from a serialized configuration, before there are weights
-        rebuilt = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    if type(rebuilt) is not type(model):
-        raise NotCopyableError(
-            "Expected a model whose class can be rebuilt from `(inputs, outputs, name)`, so that its own methods are "
-            f"kept. Received: {model.name!r} of class {type(model).__name__}"
-        )
+    rebuilt = _clone_graph(model, clone)
     if not rebuilt.built:
         rebuilt.build(model.input_shape)
     _copy_attributes(model, rebuilt, shown, keep_policies=precision is None)
@@ -71,13 +69,16 @@ def rebuild(
             f"Received: {model.name!r} of class {type(model).__name__}, which has variables of its own."
         )
     if precision is None:
-        _copy_compile_configuration(model, rebuilt, variables)
+        copy_compile_configuration(model, rebuilt, variables)
     return rebuilt
 
 
 def is_graph(layer: Any) -> bool:
     """Returns whether a layer is a Functional or Sequential model, whose layers can be replaced one by one."""
-    return isinstance(layer, (keras.Sequential, keras.Function))
+    module = keras_of(layer)
+    if module is keras:
+        return isinstance(layer, (keras.Sequential, keras.Function))
+    return is_model(layer) and (isinstance(layer, module.Sequential) or layer._is_graph_network)
 
 
 def _check_is_graph(model) -> None:
@@ -88,45 +89,70 @@ def _check_is_graph(model) -> None:
         )
 
 
+def _clone_graph(model, clone: Callable[[Any], Any]):
+    """Returns a model of the same graph, of `clone(layer)` for each layer in it and in the models inside."""
+    clone_model = keras_of(model).models.clone_model
+    if keras_of(model) is keras:
+        with not_compiled(model):  # it would compile from a serialized configuration, before there are weights
+            rebuilt = clone_model(model, clone_function=clone, recursive=True)
+    else:
+        copies: dict[int, Any] = {}  # a layer that several of the models share is copied once
+
+        def clone_once(layer):
+            if id(layer) not in copies:
+                copies[id(layer)] = _clone_graph(layer, clone_once) if is_graph(layer) else clone(layer)
+            return copies[id(layer)]
+
+        rebuilt = clone_model(model, clone_function=clone_once)
+    if type(rebuilt) is not type(model):
+        raise NotCopyableError(
+            "Expected a model whose class can be rebuilt from `(inputs, outputs, name)`, so that its own methods are "
+            f"kept. Received: {model.name!r} of class {type(model).__name__}"
+        )
+    return rebuilt
+
+
 def _copy_layer(layer, precision: str | None):
     """Returns an unbuilt copy; operations of the graph that are no layers are copied as well."""
-    layers = [layer, *(chain[-1] for _, chain in prunable.walk_layers(layer))] if _is_layer(layer) else [layer]
+    layers = [layer, *(chain[-1] for _, chain in prunable.walk_layers(layer))] if is_layer(layer) else [layer]
     # Code of the user that is not registered is at hand in the very object that is copied.
     objects = [item for part in layers for item in (type(part), *vars(part).values())]
     own = {
         item.__name__: item
         for item in objects
-        if (inspect.isclass(item) or inspect.isfunction(item)) and not item.__module__.startswith("keras.")
+        if (inspect.isclass(item) or inspect.isfunction(item))
+        and item.__module__.partition(".")[0] not in ("keras", "tf_keras")
     }
+    module = keras_of(layer)
+    serialization = importlib.import_module(f"{module.__name__}.src.saving.serialization_lib")
     try:
         # Lambdas are safe: the code comes from the model in memory, not from a file.
-        with keras.saving.custom_object_scope(own), SafeModeScope(False):
+        with module.saving.custom_object_scope(own), serialization.SafeModeScope(False):
             config = layer.get_config()
-            return type(layer).from_config(_in_precision(config, precision) if precision else config)
+            copy = type(layer).from_config(_in_precision(config, precision) if precision else config)
     except Exception as error:
         raise NotCopyableError(
             "Expected layers that can be copied from their configuration: define `get_config`, and register custom "
-            f"objects with keras.saving.register_keras_serializable. Received: {layer.name!r} of class "
+            f"objects with {module.__name__}.saving.register_keras_serializable. Received: {layer.name!r} of class "
             f"{type(layer).__name__}, which fails with {type(error).__name__}: {error}"
         ) from error
+    if isinstance(layer, module.layers.Lambda):
+        copy.function = layer.function  # what is made from the configuration has lost its global names
+    return copy
 
 
 def _in_precision(config: Any, precision: str) -> Any:
     """Returns a layer's config with every dtype policy in it, those of inner layers too, replaced by one precision."""
     if isinstance(config, dict):
-        if config.get("class_name") in ("DTypePolicy", "DTypePolicyMap"):
+        if config.get("class_name") in ("DTypePolicy", "DTypePolicyMap", "Policy"):
             return precision
         return {
             key: precision if key == "dtype" and value in _FLOATS else _in_precision(value, precision)
             for key, value in config.items()
         }
     if isinstance(config, (list, tuple)):
-        return type(config)(_in_precision(value, precision) for value in config)
+        return type(config)([_in_precision(value, precision) for value in config])
     return config
-
-
-def _is_layer(operation) -> bool:
-    return isinstance(operation, keras.layers.Layer)
 
 
 @contextmanager
@@ -148,12 +174,19 @@ def _copy_attributes(model, rebuilt, shown: dict[int, Any], keep_policies: bool)
     old = [model, *(chain[-1] for _, chain in prunable.walk_layers(model))]
     new = [rebuilt, *(chain[-1] for _, chain in prunable.walk_layers(rebuilt))]
     for source, copy in zip(old, new, strict=True):
-        copy.name = source.name
-        if keep_policies and isinstance(source, keras.Model) and copy.dtype_policy != source.dtype_policy:
-            copy.dtype_policy = source.dtype_policy
+        rename(copy, source.name)
+        if keep_policies and is_model(source):
+            _set_policy(copy, source.dtype_policy)
         copy = shown.get(id(copy), copy)  # a wrapper passes the flag on to the layer that it wraps
         if copy.trainable != source.trainable:  # outer layers come first, so what they pass on is corrected here
             copy.trainable = source.trainable
+
+
+def _set_policy(model, policy) -> None:
+    if keras_of(model) is not keras:
+        model._set_dtype_policy(policy)
+    elif model.dtype_policy != policy:
+        model.dtype_policy = policy
 
 
 def _copy_variables(source, copy) -> list[tuple[Any, Any]]:
@@ -165,63 +198,18 @@ def _copy_variables(source, copy) -> list[tuple[Any, Any]]:
             f"{source.name!r} of class {type(source).__name__} with {shapes[0]}, whose copy has {shapes[1]}"
         )
     for old, new in pairs:
-        new.assign(old)
-        new.trainable = old.trainable
+        if isinstance(new, tf.Variable):
+            new.assign(tf.cast(old, new.dtype))
+        else:
+            new.assign(old)
+            new.trainable = old.trainable
     if hasattr(copy, "finalize_state"):  # adapted preprocessing layers compute with what they derive from their weights
         copy.finalize_state()
     return pairs
 
 
 def _unmasked_variables(model) -> list[Any]:
-    masks = {
-        id(weight.mask)
-        for layer in model._flatten_layers()
-        for weight in (layer.masked_weights if hasattr(layer, "masked_layer") else ())
-    }
+    wrappers = [layer for layer in model._flatten_layers() if prunable.unwrapped(layer) is not layer]
+    inner = {id(variable) for wrapper in wrappers for variable in prunable.unwrapped(wrapper).variables}
+    masks = {id(variable) for wrapper in wrappers for variable in wrapper.variables} - inner
     return [variable for variable in model.variables if id(variable) not in masks]
-
-
-def _copy_compile_configuration(model, rebuilt, variables: list[tuple[Any, Any]]) -> None:
-    if not model.compiled:
-        return
-    if type(model).compile is not keras.Model.compile:
-        # Only the class itself knows what its `compile` takes.
-        rebuilt.compile_from_config(model.get_compile_config())
-        return
-    config = model._compile_config.config  # the objects themselves: they may not be serializable
-    loss_scaling = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    rebuilt.compile(
-        optimizer=_copy_optimizer(model.optimizer, variables),
-        loss=config["loss"],  # losses have no state, and not all of them have their options in their configuration
-        loss_weights=config["loss_weights"],
-        metrics=keras.tree.map_structure(_copy_metric, config["metrics"]),
-        weighted_metrics=keras.tree.map_structure(_copy_metric, config["weighted_metrics"]),
-        run_eagerly=model.run_eagerly,
-        steps_per_execution=model.steps_per_execution,
-        jit_compile=model.jit_compile,
-        auto_scale_loss=loss_scaling,
-    )
-
-
-def _copy_metric(item):
-    """Returns a metric without state of its own configuration; names and functions are values."""
-    if not isinstance(item, keras.metrics.Metric):
-        return item
-    config = item.get_config()
-    # Wrappers of a function keep it in `_fn`; given as it is, it need not be registered.
-    if callable(getattr(item, "_fn", None)) and isinstance(config.get("fn"), (dict, str)):
-        config["fn"] = item._fn
-    return type(item).from_config(config)
-
-
-def _copy_optimizer(optimizer, variables: list[tuple[Any, Any]]):
-    config = optimizer.get_config()
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return type(optimizer)(**{**config, "inner_optimizer": _copy_optimizer(optimizer.inner_optimizer, variables)})
-    if not isinstance(optimizer._learning_rate, keras.Variable):
-        config["learning_rate"] = optimizer._learning_rate  # a schedule or function, which has no state
-    copy = type(optimizer).from_config(config)
-    excluded = [new for old, new in variables if old.trainable and not optimizer._use_weight_decay(old)]
-    if excluded:
-        copy.exclude_from_weight_decay(var_list=excluded)
-    return copy
