@@ -56,6 +56,7 @@ def wrap(model: keras.Model, layers: Iterable[tuple[Any, Sequence[str]]]) -> Non
         _exchange(model, pairs)
         object.__setattr__(model, "__class__", _in_place_class(type(model)))
         undo.pop_all()
+    _drop_compiled_functions(model)
 
 
 def _is_open(layer) -> bool:
@@ -86,6 +87,7 @@ def unwrap(model: keras.Model) -> None:
     for holder in _holders(model):
         if isinstance(holder, InPlaceModel):
             _restore_class(holder)
+    _drop_compiled_functions(model)
 
 
 def is_wrapped_in_place(model: keras.Model) -> bool:
@@ -244,11 +246,16 @@ def _map_items(value: Any, function: Callable[[Any], Any]) -> Any:
     return function(value)
 
 
+def _drop_compiled_functions(model) -> None:
+    """Makes `fit`, `evaluate` and `predict` trace anew."""
+    for layer in model._flatten_layers():
+        if is_model(layer):
+            layer.train_function = layer.test_function = layer.predict_function = None
+
+
 def _forget_traces(layer) -> None:
-    """Drops the functions that were traced with the layers as they were."""
-    if is_model(layer):
-        layer.train_function = layer.test_function = layer.predict_function = None
+    """Makes methods of a layer that are under `tf.function` trace anew."""
     for cls in type(layer).__mro__:
         for value in vars(cls).values():
-            if isinstance(value, tf.types.experimental.PolymorphicFunction):  # a method under `tf.function`
+            if isinstance(value, tf.types.experimental.PolymorphicFunction):
                 value._descriptor_cache.pop(layer, None)
