@@ -13,7 +13,10 @@ import force_tf
 def new_figure(panels: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[Figure, list[Axes]]:
     """Returns a figure and its axes, side by side."""
     figure = Figure(figsize=(width * panels, height), layout="constrained", dpi=120)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for ax in axes:
+        ax.set_prop_cycle(color=force_tf.plots.COLORS)
+    return figure, axes
 
 
 def accuracy_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure:

@@ -8,6 +8,7 @@ when a plot is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,17 @@ from force_tf.masks import Masks
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_density", "plot_overlap", "plot_saliency", "plot_schedule"]
+__all__ = ["COLORS", "plot_density", "plot_overlap", "plot_saliency", "plot_schedule"]
+
+#: The colours of the lines, in order, which colour-blind readers can tell apart (by Okabe and Ito, without the yellow).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 
 History = Sequence[Mapping[str, Any]]
 
-_MARKERS = "osD^vPX*"
+# Colours, markers and dashes together tell lines apart where they cross or lie on each other.
+_MARKERS = "osD^vPX"
+_DASHES = ("-", "--", "-.", ":")
+_FONT_SIZE = 10  # points
 _QUANTITIES = {"density": "Part of the layer's weights kept", "kept": "Number of weights kept"}
 
 
@@ -60,30 +67,36 @@ def plot_density(
     values = {name: _per_tensor(m, quantity) for name, m in masks.items()}
     present = [value for row in values.values() for value in row if value > 0]
     floor = min(present, default=1.0) / 3  # where there is nothing, a logarithmic scale has no place
-    ax = _axes(ax, width=max(6.4, 0.45 * len(paths) + 2))
+    many = max(len(paths) - 20, 0)  # layers beyond those whose names have room at an angle
+    ax = _axes(ax, width=max(6.4, 0.45 * (len(paths) - many) + 0.2 * many + 2), height=4.0 + min(many, 1))
     for number, (name, row) in enumerate(values.items()):
         offset = 0.12 * (number - (len(values) - 1) / 2)  # so that equal values do not hide each other
         x = np.arange(len(paths)) + offset
         height = np.maximum(row, floor)
-        marker = _MARKERS[number % len(_MARKERS)]
-        (line,) = ax.plot(x, height, marker=marker, markersize=6, linewidth=1, alpha=0.9, label=name)
+        style = {"color": COLORS[number % len(COLORS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        ax.plot(x, height, **style, markersize=6, linewidth=1, alpha=0.9, label=name)
         empty = np.equal(row, 0)
-        ax.plot(x[empty], height[empty], "x", color=line.get_color(), markersize=11, markeredgewidth=2)
+        ax.plot(x[empty], height[empty], "x", color=style["color"], markersize=11, markeredgewidth=2)
     ax.set_yscale("log")
     if quantity == "density":
         _percent_ticks(ax)
-    ax.set_xticks(range(len(paths)), _short(paths), rotation=45 if len(paths) > 4 else 0, ha=_align(paths))
+    ax.margins(x=0.02)
+    _layer_ticks(ax, paths)
     ax.set_ylabel(_QUANTITIES[quantity])
     return _finish(ax, title, legend=len(values) > 1)
 
 
 def plot_schedule(
-    histories: Mapping[str, History] | History, *, ax: Axes | None = None, title: str | None = None
+    histories: Mapping[str, History | Sequence[float]] | History | Sequence[float],
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
 ) -> Axes:
-    """Plots the density after each step of a search, on a logarithmic scale.
+    """Plots the density after each step of a search, or as scheduled, on a logarithmic scale.
 
     Args:
-        histories: `PruneAtInit.history`, or a mapping from the names in the legend to several of them.
+        histories: `PruneAtInit.history`, or the densities of all steps as `force_tf.schedules.densities` returns them;
+            or a mapping from the names in the legend to several of these.
         ax: Where to draw. None: a new figure.
         title: The title of the axes.
 
@@ -98,16 +111,15 @@ def plot_schedule(
 
     ```python
     pruner.find_masks(model, data)
-    ax = force_tf.plots.plot_schedule(pruner.history)
+    planned = force_tf.schedules.densities(force_tf.schedules.linear, steps=60, density=0.01)
+    ax = force_tf.plots.plot_schedule({"FORCE": pruner.history, "linear": planned})
     ```
     """
     histories = _named_histories(histories, "density")
     ax = _axes(ax)
     for number, (name, history) in enumerate(histories.items()):
         steps = [0, *(row["step"] for row in history)]
-        densities = [1.0, *(row["density"] for row in history)]
-        marker = _MARKERS[number % len(_MARKERS)]
-        ax.plot(steps, densities, marker=marker, markersize=4, linewidth=1.5, label=name)
+        _plot_steps(ax, number, steps, [1.0, *(row["density"] for row in history)], name)
     ax.set_yscale("log")
     _percent_ticks(ax)
     ax.set_xlabel("Step")
@@ -136,7 +148,7 @@ def plot_saliency(
     ax = _axes(ax)
     for number, (name, history) in enumerate(histories.items()):
         steps, kept = zip(*((row["step"], row["saliency_kept"]) for row in history))
-        ax.plot(steps, kept, marker=_MARKERS[number % len(_MARKERS)], markersize=4, linewidth=1.5, label=name)
+        _plot_steps(ax, number, steps, kept, name)
     ax.set_xlabel("Step")
     ax.set_ylabel("Share of the saliency kept")
     return _finish(ax, title, legend=len(histories) > 1)
@@ -186,27 +198,51 @@ def _named_masks(masks: Any) -> dict[str, Masks]:
 
 
 def _named_histories(histories: Any, column: str) -> dict[str, History]:
-    named = histories if isinstance(histories, Mapping) else {"history": histories}
-    for history in named.values():
-        if not isinstance(history, Sequence) or not history or not all(column in row for row in history):
+    named = dict(histories) if isinstance(histories, Mapping) else {"history": histories}
+    for name, history in named.items():
+        if isinstance(history, Sequence) and column == "density" and all(isinstance(d, Real) for d in history):
+            named[name] = history = [{"step": step, "density": density} for step, density in enumerate(history, 1)]
+        rows = history if isinstance(history, Sequence) else ()
+        if not rows or not all(isinstance(row, Mapping) and column in row for row in rows):
             raise TypeError(
                 "Expected the `history` of a PruneAtInit that has searched, or a mapping from names to such. "
                 f"Received: {histories!r}"
             )
-    return dict(named)
+    return named
 
 
 def _per_tensor(masks: Masks, quantity: str) -> list[float]:
     return [masks.density(path) if quantity == "density" else int(np.count_nonzero(masks[path])) for path in masks]
 
 
-def _short(paths: list[str]) -> list[str]:
-    """Drops the `/kernel` that all paths of most models end in."""
-    return [path.removesuffix("/kernel") for path in paths]
+def _layer_ticks(ax: Axes, paths: list[str]) -> None:
+    """Labels the layers below the axes, turned and sized so that the labels have room."""
+    labels = [path.removesuffix("/kernel") for path in paths]  # which all paths of most models end in
+    # In points, of which a letter is about 0.6 times as wide as it is high. The legend takes a little of the width.
+    room = 72 * 0.9 * ax.get_position().width * ax.figure.get_size_inches()[0] / len(labels)
+    if room > 0.65 * _FONT_SIZE * max(map(len, labels)):
+        turned = {"rotation": 0, "ha": "center"}
+    elif room > 2 * _FONT_SIZE:
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    else:
+        turned = {"rotation": 90, "ha": "center"}
+    ax.set_xticks(range(len(labels)), labels, fontsize=min(_FONT_SIZE, 0.9 * room), **turned)
 
 
-def _align(paths: list[str]) -> str:
-    return "right" if len(paths) > 4 else "center"
+def _plot_steps(ax: Axes, number: int, steps: Sequence[int], values: Sequence[float], label: str) -> None:
+    """Draws the line of one of several searches: a marker here and there, and not where the others have theirs."""
+    apart = max(1, len(steps) // 10)
+    ax.plot(
+        steps,
+        values,
+        color=COLORS[number % len(COLORS)],
+        linestyle=_DASHES[number % len(_DASHES)],
+        marker=_MARKERS[number % len(_MARKERS)],
+        markevery=(3 * number % apart, apart),
+        markersize=5,
+        linewidth=1.5,
+        label=label,
+    )
 
 
 def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from force_tf import Masks, plots
+from force_tf import Masks, plots, schedules
 
 # 3 of 6 and 1 of 4 weights kept; then 2 of 6 and none.
 FIRST = Masks({"conv/kernel": np.array([[1, 1, 1], [0, 0, 0]]), "dense/kernel": np.array([1, 0, 0, 0])})
@@ -46,6 +46,48 @@ def test_number_of_weights_kept_of_several_masks():
     assert len(crosses) == 1, "the empty layer is marked by a cross"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["first", "second"]
     assert ax.get_title() == "Kept"
+
+
+@pytest.mark.parametrize("quantity", ["density", "kept"])
+@pytest.mark.parametrize("count", [3, 7, 19, 54])
+def test_names_of_layers_do_not_overlap(count, quantity):
+    masks = Masks({f"conv{i}_block{i}_{i % 3}_conv/kernel": np.arange(8) <= i for i in range(count)})
+    ax = plots.plot_density({"one": masks, "other": masks}, quantity=quantity)
+    ax.figure.canvas.draw()
+    labels = ax.xaxis.get_ticklabels()
+    assert len(labels) == count
+    places = [ax.transData.transform((tick, 1))[0] for tick in ax.get_xticks()]
+    for label, place, following in zip(labels, places, places[1:]):
+        # Parallel lines of text at an angle: so far they are apart, and so high they are.
+        apart = (following - place) * np.sin(np.radians(label.get_rotation()))
+        height = label.get_fontsize() * ax.figure.dpi / 72
+        width = label.get_window_extent().width
+        assert apart >= height or following - place > width, f"{label.get_text()!r} runs into the next label"
+
+
+def test_lines_are_told_apart_by_colour_and_by_marker():
+    ax = plots.plot_density(dict.fromkeys("abcdefg", FIRST))
+    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 7
+
+
+def test_schedules_without_a_search():
+    planned = schedules.densities(schedules.linear, steps=2, density=0.5)
+    ax = plots.plot_schedule({"planned": planned, "found": HISTORY})
+    assert values(ax) == {"planned": [1.0, 0.75, 0.5], "found": [1.0, 0.1, 0.01]}
+
+
+def test_markers_of_equal_lines_do_not_hide_each_other():
+    history = [{"step": step, "density": 0.9**step, "saliency_kept": 0.5} for step in range(1, 61)]
+    for draw in (plots.plot_schedule, plots.plot_saliency):
+        first, second = draw({"first": history, "second": history}).lines
+        marked = [
+            set(range(len(line.get_xdata()))[slice(line.get_markevery()[0], None, line.get_markevery()[1])])
+            for line in (first, second)
+        ]
+        assert marked[0]
+        assert not marked[0] & marked[1]
+        assert first.get_linestyle() != second.get_linestyle()
 
 
 def test_schedule_starts_dense():
@@ -94,6 +136,7 @@ def test_draws_into_given_axes_and_saves(draw, tmp_path):
         (lambda: plots.plot_density(FIRST, quantity="size"), ValueError, "density, kept.*Received: 'size'"),
         (lambda: plots.plot_schedule([]), TypeError, "has searched"),
         (lambda: plots.plot_saliency([{"step": 1}]), TypeError, "`history`"),
+        (lambda: plots.plot_saliency([0.5, 0.1]), TypeError, "`history`"),
         (lambda: plots.plot_overlap({"a": FIRST, "b": Masks({"other": [1]})}), ValueError, "same weights"),
     ],
 )
