@@ -1,0 +1,208 @@
+"""What is pruned of every layer of Keras, and that it trains: search, wrap, fit, strip, around one layer at a time."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+
+import force_tf
+from force_tf.prunable import all_prunable_weights
+
+layers = keras.layers
+HEAD = "head/kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A layer, the shape of its input without the batch, and the paths of its weights.
+
+    Attributes:
+        layer: Makes the layer, named "it".
+        shape: The shape of one input.
+        pruned: The paths that are pruned by default.
+        opt_in: The paths that join with `layers=`.
+        call: How the layer is called on its input.
+        indices: Whether the inputs are indices below 5.
+    """
+
+    layer: Callable[[], keras.layers.Layer]
+    shape: tuple[int, ...]
+    pruned: tuple[str, ...] = ()
+    opt_in: tuple[str, ...] = ()
+    call: Callable = lambda layer, inputs: layer(inputs)
+    indices: bool = False
+
+
+IMAGE, SEQUENCE, VIDEO = (5, 5, 2), (6, 3), (4, 4, 4, 2)
+KERNEL = ("it/kernel",)
+SEPARABLE = (("it/pointwise_kernel",), ("it/depthwise_kernel",))
+PROJECTIONS = ("it/query/kernel", "it/key/kernel", "it/value/kernel", "it/attention_output/kernel")
+
+
+def both(*owners):
+    return tuple(f"{owner}/{kernel}" for owner in owners for kernel in ("kernel", "recurrent_kernel"))
+
+
+def attend_to_itself(layer, inputs):
+    return layer(inputs, inputs)
+
+
+CASES = {
+    "Dense": Case(lambda: layers.Dense(4, name="it"), (3,), KERNEL),
+    "EinsumDense": Case(lambda: layers.EinsumDense("abc,cd->abd", (6, 4), name="it"), SEQUENCE, KERNEL),
+    "Conv1D": Case(lambda: layers.Conv1D(4, 3, name="it"), SEQUENCE, KERNEL),
+    "Conv2D": Case(lambda: layers.Conv2D(4, 3, groups=2, name="it"), IMAGE, KERNEL),
+    "Conv3D": Case(lambda: layers.Conv3D(4, 2, name="it"), VIDEO, KERNEL),
+    "Conv1DTranspose": Case(lambda: layers.Conv1DTranspose(4, 3, name="it"), SEQUENCE, KERNEL),
+    "Conv2DTranspose": Case(lambda: layers.Conv2DTranspose(4, 3, name="it"), IMAGE, KERNEL),
+    "Conv3DTranspose": Case(lambda: layers.Conv3DTranspose(4, 2, name="it"), VIDEO, KERNEL),
+    "DepthwiseConv1D": Case(lambda: layers.DepthwiseConv1D(3, name="it"), SEQUENCE, opt_in=KERNEL),
+    "DepthwiseConv2D": Case(lambda: layers.DepthwiseConv2D(3, name="it"), IMAGE, opt_in=KERNEL),
+    "SeparableConv1D": Case(lambda: layers.SeparableConv1D(4, 3, name="it"), SEQUENCE, *SEPARABLE),
+    "SeparableConv2D": Case(lambda: layers.SeparableConv2D(4, 3, name="it"), IMAGE, *SEPARABLE),
+    "Embedding": Case(lambda: layers.Embedding(5, 4, name="it"), (6,), opt_in=("it/embeddings",), indices=True),
+    "ReversibleEmbedding": Case(
+        lambda: layers.ReversibleEmbedding(5, 4, name="it"), (6,), opt_in=("it/embeddings",), indices=True
+    ),
+    "SimpleRNN": Case(lambda: layers.SimpleRNN(4, name="it"), SEQUENCE, both("it/simple_rnn_cell")),
+    "LSTM": Case(lambda: layers.LSTM(4, name="it"), SEQUENCE, both("it/lstm_cell")),
+    "GRU": Case(lambda: layers.GRU(4, name="it"), SEQUENCE, both("it/gru_cell")),
+    "RNN": Case(lambda: layers.RNN(layers.GRUCell(4, name="cell"), name="it"), SEQUENCE, both("it/cell")),
+    "StackedRNNCells": Case(
+        lambda: layers.RNN(
+            layers.StackedRNNCells([layers.LSTMCell(4, name="a"), layers.SimpleRNNCell(3, name="b")], name="stack"),
+            name="it",
+        ),
+        SEQUENCE,
+        both("it/stack/a", "it/stack/b"),
+    ),
+    "Bidirectional": Case(
+        lambda: layers.Bidirectional(layers.LSTM(4, name="lstm"), name="it"),
+        SEQUENCE,
+        both("it/forward_lstm/lstm_cell", "it/backward_lstm/lstm_cell"),
+    ),
+    "TimeDistributed": Case(
+        lambda: layers.TimeDistributed(layers.Dense(4, name="dense"), name="it"), SEQUENCE, ("it/dense/kernel",)
+    ),
+    "SpectralNormalization": Case(
+        lambda: layers.SpectralNormalization(layers.Dense(4, name="dense"), name="it"), (3,), ("it/dense/kernel",)
+    ),
+    "ConvLSTM1D": Case(lambda: layers.ConvLSTM1D(2, 3, name="it"), (3, 5, 2), both("it/conv_lstm_cell")),
+    "ConvLSTM2D": Case(lambda: layers.ConvLSTM2D(2, 3, name="it"), (3, 4, 4, 2), both("it/conv_lstm_cell")),
+    "MultiHeadAttention": Case(
+        lambda: layers.MultiHeadAttention(2, 3, name="it"), SEQUENCE, PROJECTIONS, call=attend_to_itself
+    ),
+    "GroupQueryAttention": Case(
+        lambda: layers.GroupQueryAttention(3, 4, 2, name="it"), SEQUENCE, PROJECTIONS, call=attend_to_itself
+    ),
+}
+
+
+def build(case):
+    inputs = keras.Input(case.shape, dtype="int32" if case.indices else "float32")
+    outputs = layers.Dense(2, name="head")(layers.Flatten()(case.call(case.layer(), inputs)))
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=True)
+    return model
+
+
+def data_for(case):
+    rng = np.random.default_rng(0)
+    shape = (8, *case.shape)
+    x = rng.integers(0, 5, shape) if case.indices else rng.normal(size=shape).astype("float32")
+    return x, rng.normal(size=(8, 2)).astype("float32")
+
+
+def find_masks(model, **settings):
+    return force_tf.PruneAtInit("magnitude", sparsity=0.5, scope="layer", **settings).find_masks(model, verbose=0)
+
+
+def weights_of(model):
+    return {weight.path: weight.variable.numpy() for weight in all_prunable_weights(model)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_pruned_by_default_and_what_joins(name):
+    case = CASES[name]
+    model = build(case)
+    masks = find_masks(model, layers=None if case.pruned else "head")
+    assert set(masks) == {*case.pruned, HEAD}
+    if case.pruned:
+        reasons = dict.fromkeys(case.opt_in, "not pruned by default: select its layer with `layers=`")
+        assert reasons.items() <= masks.left_out.items(), masks.left_out
+    assert set(find_masks(model, layers=["it", "head"])) == {*case.pruned, *case.opt_in, HEAD}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_pruned_stays_zero_and_the_rest_trains(name, tmp_path):
+    case = CASES[name]
+    model, (x, y) = build(case), data_for(case)
+    masks = find_masks(model, layers=["it", "head"])
+    pruned = force_tf.apply_masks(model, masks)
+    before = weights_of(pruned)
+    pruned.fit(x, y, verbose=0)
+    after = weights_of(pruned)
+    plain = force_tf.strip_pruning(pruned)
+    stripped = weights_of(plain)
+    for path, mask in masks.items():
+        assert not after[path][~mask].any(), f"{path}: {np.count_nonzero(after[path][~mask])} pruned weights moved"
+        assert (after[path] != before[path])[mask].any(), f"{path} has not trained"
+        np.testing.assert_array_equal(stripped[path], after[path])
+    np.testing.assert_allclose(plain(x), pruned(x), rtol=1e-5, atol=1e-6)
+    model.save_weights(tmp_path / "dense.weights.h5")
+    plain.load_weights(tmp_path / "dense.weights.h5")
+    for loaded, weight in zip(plain.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(loaded, weight, err_msg=weight.path)
+
+
+def freeze(layer):
+    layer.trainable = False
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("Dense", freeze, "frozen"),
+        ("MultiHeadAttention", freeze, "frozen"),
+        ("LSTM", freeze, "frozen"),
+        ("Dense", lambda layer: layer.enable_lora(2), "has LoRA weights: merge them first"),
+        ("EinsumDense", lambda layer: layer.enable_lora(2), "has LoRA weights: merge them first"),
+        ("Embedding", lambda layer: layer.enable_lora(2), "has LoRA weights: merge them first"),
+        ("Dense", lambda layer: layer.quantize("int8"), "quantized"),
+        ("EinsumDense", lambda layer: layer.quantize("int8"), "quantized"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_pruned_is_left_out_with_the_reason_and_stays_as_it_is(name, change, reason):
+    case = CASES[name]
+    model, (x, y) = build(case), data_for(case)
+    change(model.get_layer("it"))
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=True)
+    masks = find_masks(model)
+    assert list(masks) == [HEAD]
+    assert {path: masks.left_out[path] for path in (*case.pruned, *case.opt_in)} == dict.fromkeys(
+        (*case.pruned, *case.opt_in), reason
+    )
+    assert all(path in masks.to_table() for path in masks.left_out)
+    pruned = force_tf.apply_masks(model, masks)
+    kernels = [variable.numpy() for variable in pruned.get_layer("it").variables if "kernel" in variable.path]
+    pruned.fit(x, y, verbose=0)
+    plain = force_tf.strip_pruning(pruned)
+    assert not plain.get_layer("head").kernel.numpy()[~masks[HEAD]].any()
+    for variable, value in zip(
+        (variable for variable in plain.get_layer("it").variables if "kernel" in variable.path), kernels, strict=True
+    ):
+        if not variable.trainable:
+            np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
+
+
+def test_a_frozen_part_of_a_layer_is_left_out_alone():
+    case = CASES["MultiHeadAttention"]
+    model = build(case)
+    model.get_layer("it").query_dense.trainable = False
+    masks = find_masks(model)
+    assert set(masks) == {*case.pruned, HEAD} - {"it/query/kernel"}
+    assert masks.left_out == {"it/query/kernel": "frozen"}
+    assert force_tf.get_masks(force_tf.apply_masks(model, masks)) == masks
