@@ -79,7 +79,7 @@ class _MaskedVariable(keras.Variable):
 
 
 class _KeepPruned(keras.constraints.Constraint):
-    """Applies the user's constraint, then the mask. Keras optimizers apply it at the end of every step."""
+    """Applies the mask, and the user's constraint to θ⊙m. Keras optimizers apply it at the end of every step."""
 
     def __init__(self, mask: keras.Variable, constraint: keras.constraints.Constraint | None):
         self.mask = mask
@@ -95,8 +95,8 @@ class _KeepPruned(keras.constraints.Constraint):
             # Optimizers update their averages before they apply constraints, and later copy them into the model.
             average = optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
             average.assign(keep(average.value, self.mask))
-        value = weight if self.constraint is None else self.constraint(weight)
-        return keep(value, self.mask)
+        value = keep(weight, self.mask)
+        return value if self.constraint is None else keep(self.constraint(value), self.mask)
 
 
 class _MaskedRegularizer(keras.regularizers.Regularizer):
