@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.ops.function import make_node_key
+from keras.src.utils.tracking import DotNotTrackScope
 
 from force_tf import prunable
 from force_tf.keras_models import is_model
@@ -31,8 +32,12 @@ def layers_to_wrap(model: keras.Model, weights: Sequence[prunable.PrunableWeight
         ValueError: If a layer to wrap is not the only one that calls a layer inside it.
     """
     owners = {id(weight.layers[-1]) for weight in weights}
-    to_wrap = paths_by_layer(weights, lambda layer: _is_open(layer) and id(layer) not in owners)
-    _check_routes(model, weights, to_wrap)
+
+    def is_open(layer):
+        return _is_open(layer) and id(layer) not in owners
+
+    to_wrap = paths_by_layer(weights, is_open)
+    _check_calls(model, weights, is_open)
     layers = {id(layer): layer for weight in weights for layer in weight.layers}
     return [(layers[key], paths) for key, paths in to_wrap.items()]
 
@@ -66,15 +71,19 @@ def _is_open(layer) -> bool:
     return is_model(layer) or not any(issubclass(cls, base) and cls is not base for cls in keras_classes)
 
 
-def _check_routes(model, weights: Sequence[prunable.PrunableWeight], to_wrap: Mapping[int, Any]) -> None:
-    """Raises if calls reach a masked weight past its wrapper."""
-    wrapped = {id(weight.layers[-1]): next(part for part in weight.layers if id(part) in to_wrap) for weight in weights}
+def _check_calls(model, weights: Sequence[prunable.PrunableWeight], is_open: Callable[[Any], bool]) -> None:
+    """Raises if a masked weight is reached past its wrapper."""
+
+    def outermost(layers):
+        return next(layer for layer in layers if not is_open(layer))
+
+    wrapped = {id(weight.layers[-1]): outermost(weight.layers) for weight in weights}
     for path, chain in prunable.walk_layers(model):
         layer = wrapped.get(id(chain[-1]))
-        if layer is not None and not any(part is layer for part in chain):
+        if layer is not None and outermost(chain) is not layer:
             raise ValueError(
-                "Expected a layer inside another to be used there alone, or give `Masks` without its weights (see "
-                f"`layers=` of PruneAtInit). Received: {path!r}, which is also inside {layer.name!r}"
+                "Expected a layer inside one of Keras's own to be used there alone, or leave it out of the masks with "
+                f"`layers=` of PruneAtInit. Received: {path!r}, which is used by {layer.name!r} too"
             )
 
 
@@ -133,17 +142,18 @@ class InPlaceModel:
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         layers = [chain[-1] for _, chain in prunable.walk_layers(model)]
-        if not model.built or len(layers) != len(config["layer_names"]):
-            raise ValueError(
-                "Expected a model that its own configuration builds with the layers it was saved with: define "
-                "`get_config`, and `build` or `build_from_config`, so that they make them. Received: "
-                f"{model.name!r} of class {type(model).__name__}, with {len(layers)} layers instead of "
-                f"{len(config['layer_names'])}"
-            )
         for layer, name in zip(layers, config["layer_names"]):
             rename(layer, name)  # Keras numbers unnamed layers anew in every process
         by_path = {path: chain[-1] for path, chain in prunable.walk_layers(model)}
-        wrap(model, {by_path[path]: paths for path, paths in config["masked_weights"].items()}.items())
+        unbuilt = [path for path in config["masked_weights"] if path not in by_path or not by_path[path].built]
+        if unbuilt or len(layers) != len(config["layer_names"]):
+            raise ValueError(
+                "Expected a model that makes and builds the layers it was saved with: define `get_config`, and a "
+                "`build` that builds them. Received: one of class "
+                f"{type(model).__name__} with {len(layers)} layers instead of {len(config['layer_names'])}, "
+                f"without weights in {unbuilt}"
+            )
+        wrap(model, [(by_path[path], paths) for path, paths in config["masked_weights"].items()])
         return model
 
 
@@ -178,17 +188,22 @@ def _exchange(model, pairs: Sequence[tuple[Any, Any]]) -> None:
         for old, new in pairs:
             if holder._tracker.is_in_store("layers", old):
                 holder._tracker.replace_tracked_value("layers", old, new)
-        for name, value in list(vars(holder).items()):
-            if name.startswith("_self_"):
-                continue  # the trackers of TensorFlow, which learn it from `setattr`
-            new_value = _map_items(value, lambda item: new_layers.get(id(item), item))
-            if new_value is not value:
-                setattr(holder, name, new_value)
-        if isinstance(holder, keras.Function):
-            nodes = [node for nodes in holder._nodes_by_depth.values() for node in nodes]
-            holder._nodes = {make_node_key(n.operation, n.operation._inbound_nodes.index(n)) for n in nodes}
+        with DotNotTrackScope():  # Keras's tracker would add the new layers as its last
+            _exchange_in(holder, new_layers)
     for layer in model._flatten_layers():
         _forget_traces(layer)
+
+
+def _exchange_in(holder, new_layers: Mapping[int, Any]) -> None:
+    for name, value in list(vars(holder).items()):
+        if name.startswith("_self_"):
+            continue  # TensorFlow's own tracker, which learns it from `setattr`
+        new_value = _map_items(value, lambda item: new_layers.get(id(item), item))
+        if new_value is not value:
+            setattr(holder, name, new_value)
+    if isinstance(holder, keras.Function):
+        nodes = [node for nodes in holder._nodes_by_depth.values() for node in nodes]
+        holder._nodes = {make_node_key(n.operation, n.operation._inbound_nodes.index(n)) for n in nodes}
 
 
 def _take_over_calls(old, new) -> None:
@@ -222,28 +237,28 @@ def _map_items(value: Any, function: Callable[[Any], Any]) -> Any:
     """Replaces what containers hold, to any depth, by a function of it.
 
     Returns:
-        The same list, dict or set, changed; a new tuple if an item of it has changed; of anything else, the function.
+        The same list, dict or set, changed. A new one, if anything in it has changed, of a tuple, and of what
+        TensorFlow tracks itself: it saves nothing that was changed behind its back. Of anything else, the function.
     """
-    if isinstance(value, (list, dict)):
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            new = _map_items(item, function)
-            if new is not item:
-                value[key] = new
+    if not isinstance(value, (list, dict, set, tuple)):
+        return function(value)
+    entries = list(value.items() if isinstance(value, dict) else enumerate(value))
+    changed = [(key, old, new) for key, old in entries if (new := _map_items(old, function)) is not old]
+    if not changed:
         return value
     if isinstance(value, set):
-        for item in list(value):
-            new = _map_items(item, function)
-            if new is not item:
-                value.remove(item)
-                value.add(new)
+        for _, old, new in changed:
+            value.remove(old)
+            value.add(new)
         return value
+    # TensorFlow wraps the containers of a layer, but shows their class.
+    in_place = isinstance(value, (list, dict)) and not isinstance(value, tf.__internal__.tracking.Trackable)
+    result = value if in_place else dict(entries) if isinstance(value, dict) else [item for _, item in entries]
+    for key, _, new in changed:
+        result[key] = new
     if isinstance(value, tuple):
-        items = [_map_items(item, function) for item in value]
-        if all(new is old for new, old in zip(items, value)):
-            return value
-        # TensorFlow wraps the tuples of a layer, but shows their class.
-        return value.__class__(*items) if hasattr(value, "_fields") else value.__class__(items)
-    return function(value)
+        return value.__class__(*result) if hasattr(value, "_fields") else value.__class__(result)
+    return result
 
 
 def _drop_compiled_functions(model) -> None:
