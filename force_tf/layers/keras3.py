@@ -159,8 +159,8 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
     def load_own_variables(self, store: Any) -> None:
         if not store.keys():
             raise ValueError(
-                "Expected a file with masks. To load one that was saved without: `plain = strip_pruning(model)`, "
-                "`plain.load_weights(path)`, `model = apply_masks(plain, get_masks(model))`. "
+                "Expected a file with masks. To load one that was saved without: `masks = get_masks(model)`, "
+                "`plain = strip_pruning(model)`, `plain.load_weights(path)`, `model = apply_masks(plain, masks)`. "
                 f"Received: none for {self.name!r}"
             )
         super().load_own_variables(store)
