@@ -218,6 +218,15 @@ def unwrapped(layer: Any) -> Any:
     return layer.layer if any(cls.__name__ == "PruneLowMagnitude" for cls in type(layer).__mro__) else layer
 
 
+def wrappers(model: Any) -> list[tuple[str, Any]]:
+    """Returns (path of the wrapped layer, wrapper) of every wrapper that masks a layer, in model order.
+
+    One that is used several times has one path, the first.
+    """
+    by_layer = {id(unwrapped(layer)): layer for layer in model._flatten_layers() if unwrapped(layer) is not layer}
+    return [(path, by_layer.pop(id(chain[-1]))) for path, chain in walk_layers(model) if id(chain[-1]) in by_layer]
+
+
 def prunable_attributes(layer: Any) -> tuple[str, ...]:
     """Returns the names of a layer's own weights that are pruned by default, sub-layers aside."""
     for cls in type(layer).__mro__:

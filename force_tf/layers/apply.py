@@ -1,4 +1,4 @@
-"""Puts masks on a Keras 3 model, reads them back, and takes them off."""
+"""Puts masks on a model, reads them back, and takes them off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import keras
 from force_tf import keras_models, prunable
 from force_tf.layers import in_place
 from force_tf.layers.keras3 import MaskedLayer
-from force_tf.layers.masking import paths_by_layer
+from force_tf.layers.masking import keep, paths_by_layer
 from force_tf.layers.rebuild import NotCopyableError, is_graph, rebuild
 from force_tf.masks import Masks
 
@@ -35,7 +35,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     functions of your own (`tf.function`) after wrapping.
 
     Args:
-        model: A built Keras model. Models inside it may be nested to any depth.
+        model: A built model of Keras 3, or a Functional or Sequential one of the legacy tf_keras (which takes
+            tensorflow-model-optimization; see `force_tf.layers.tf_keras`). Models inside it may be nested to any depth.
         masks: `Masks`, or any mapping from a weight's path to an array of booleans (or of zeros and ones) of the
             weight's shape; True marks a kept weight. Every weight that is pruned by default needs a mask, unless the
             `Masks` say that it was left out.
@@ -45,8 +46,9 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
         brings the masks into `.keras` files.
 
     Raises:
-        TypeError: If `model` is not a Keras 3 model, or `masks` do not hold booleans.
+        TypeError: If `model` is not a Keras model, or `masks` do not hold booleans.
         ValueError: If the model is not built or is wrapped already, or the masks do not fit it.
+        ImportError: If `model` is of tf_keras, and tensorflow-model-optimization is not installed.
 
     Example:
 
@@ -61,11 +63,13 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
         raise ValueError(f"Expected a model without masks: call strip_pruning first. Received: {model.name!r}")
     masks = masks if isinstance(masks, Masks) else Masks(masks)
     weights = _masked_weights(model, masks)
-    pruned = _wrapped_copy(model, weights) if is_graph(model) else None
+    # Layers of tf_keras are not wrapped in place: what cannot be copied is an error.
+    copyable = is_graph(model) or keras_models.keras_of(model) is not keras
+    pruned = _wrapped_copy(model, weights) if copyable else None
     if pruned is None:
         in_place.wrap(model, in_place.layers_to_wrap(model, weights))
         pruned = model
-    for path, wrapper in _wrappers(pruned):
+    for path, wrapper in prunable.wrappers(pruned):
         wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
     return pruned
 
@@ -77,13 +81,15 @@ def _wrapped_copy(model, weights: list[prunable.PrunableWeight]) -> keras.Model 
     def wrap(layer, copy):
         if id(layer) not in to_wrap:
             return copy
-        wrapper = MaskedLayer(copy, weights=to_wrap[id(layer)])
+        wrapper = _wrapper_class(model)(copy, weights=to_wrap[id(layer)])
         wrapper.sub_layer_names = tuple(chain[-1].name for _, chain in prunable.walk_layers(layer))
         return wrapper
 
     try:
         return rebuild(model, replacement=wrap)
     except NotCopyableError as error:
+        if keras_models.keras_of(model) is not keras:
+            raise
         warnings.warn(f"The model {model.name!r} is wrapped in place, as it cannot be copied. {error}", stacklevel=3)
         return None
 
@@ -101,7 +107,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
         keeps the zeros when the model is trained further.
 
     Raises:
-        TypeError: If `model` is not a Keras 3 model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If `model` is not wrapped.
 
     Example:
@@ -114,10 +120,10 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     if _is_in_place(model):
         in_place.unwrap(model)
         return model
-    plain = rebuild(model, original=lambda layer: getattr(layer, "masked_layer", layer))
+    plain = rebuild(model, original=prunable.unwrapped)
     for weight in prunable.all_prunable_weights(plain):
         if weight.path in masks:
-            weight.variable.assign(keras.ops.where(masks[weight.path], weight.variable, 0.0))
+            weight.variable.assign(keep(weight.variable, masks[weight.path]))
     return plain
 
 
@@ -144,13 +150,13 @@ def get_masks(model: keras.Model) -> Masks:
     """Returns the masks of a wrapped model, in model order, under the paths of the unwrapped model.
 
     Args:
-        model: A model made by `apply_masks`.
+        model: A model made by `apply_masks`, or by tfmot's `prune_low_magnitude`.
 
     Returns:
         `Masks` that fit the model with or without wrappers. Prunable weights without a mask stand in `left_out`.
 
     Raises:
-        TypeError: If `model` is not a Keras 3 model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If `model` is not wrapped.
 
     Example:
@@ -164,8 +170,8 @@ def get_masks(model: keras.Model) -> Masks:
         raise ValueError(f"Expected a model wrapped by apply_masks. Received: {model.name!r}, which has no masks.")
     found = {
         f"{path}/{relative}": mask
-        for path, wrapper in _wrappers(model)
-        for relative, mask in wrapper.get_masks().items()
+        for path, wrapper in prunable.wrappers(model)
+        for relative, mask in _masks_of(wrapper).items()
     }
     left_out = {
         weight.path: "not masked" for weight in prunable.all_prunable_weights(model) if weight.path not in found
@@ -174,12 +180,12 @@ def get_masks(model: keras.Model) -> Masks:
 
 
 def is_pruned(model: Any) -> bool:
-    """Returns whether any layer of a model is a `MaskedLayer`.
+    """Returns whether any layer of a model is a `MaskedLayer`, or wrapped by tfmot.
 
     Args:
-        model: A Keras 3 model.
+        model: A model of either Keras.
     """
-    return any(isinstance(layer, MaskedLayer) for layer in model._flatten_layers())
+    return any(prunable.unwrapped(layer) is not layer for layer in model._flatten_layers())
 
 
 def _is_in_place(model) -> bool:
@@ -203,9 +209,17 @@ def _masked_weights(model, masks: Masks) -> list[prunable.PrunableWeight]:
     return [weight for weight in weights if weight.path in masks]
 
 
-def _wrappers(model) -> list[tuple[str, MaskedLayer]]:
-    """Returns (path, wrapper) in model order; a wrapper that is used several times has one path, the first."""
-    by_layer = {id(layer.layer): layer for layer in model._flatten_layers() if isinstance(layer, MaskedLayer)}
-    return [
-        (path, by_layer.pop(id(chain[-1]))) for path, chain in prunable.walk_layers(model) if id(chain[-1]) in by_layer
-    ]
+def _wrapper_class(model) -> type:
+    if keras_models.keras_of(model) is keras:
+        return MaskedLayer
+    from force_tf.layers import tf_keras  # which imports tfmot
+
+    return tf_keras.MaskedLayer
+
+
+def _masks_of(wrapper) -> dict[str, Any]:
+    if hasattr(wrapper, "get_masks"):
+        return wrapper.get_masks()
+    from force_tf.layers import tfmot
+
+    return tfmot.read_masks(wrapper)

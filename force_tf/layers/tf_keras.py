@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,95 +33,30 @@ class _MaskedWeight(MaskedWeight):
 class KeepMasks(PruningSchedule):
     """A tfmot schedule that never prunes: the masks stay as they are set."""
 
-    def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.constant(False), tf.constant(0.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"class_name": "KeepMasks", "config": {}}
-
-
-@tf_keras.utils.register_keras_serializable(package="force_tf")
-class MaskedLayer(MaskHolder, PruneLowMagnitude):
-    """Wraps a tf_keras layer and holds a mask for some of its weights: `force_tf.MaskedLayer` for the legacy Keras.
-
-    With a mask m over a weight θ, the layer computes with θ⊙m. Pruned weights (those where m is 0) are exactly zero and
-    have a gradient of exactly zero. They are set to zero after every step of an optimizer.
-
-    tfmot takes it for one of its own wrappers, with a schedule that never prunes: `strip_pruning`, `UpdatePruningStep`,
-    `PruningSummaries`, clustering and quantization-aware training work on it. Unlike tfmot's own, it needs no callback,
-    its weights are never dense in between, and `get_weights()` has the masks in it. It wraps any layer, and has the
-    name of the layer.
-
-    The masks are non-trainable weights of the weight's dtype, ones and zeros, that start all one. `get_config` does not
-    hold them: they are in `get_weights()` and in every file like other weights.
-
-    Args:
-        layer: The `tf_keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.
-        weights: Paths of the weights to mask, relative to the layer, such as `("kernel",)` or
-            `("query/kernel", "value/kernel")`. None stands for all weights that are pruned by default.
-        **kwargs: Arguments of `tf_keras.layers.Layer`.
-
-    Raises:
-        TypeError: If `weights` is a single string.
-        ValueError: If `layer` is wrapped already, or (once it is built) has no such weight.
-
-    Example:
-
-    >>> layer = MaskedLayer(tf_keras.layers.Dense(2, name="logits"))
-    >>> layer.build((None, 3))
-    >>> layer.set_masks({"kernel": [[1, 0], [0, 0], [0, 1]]})
-    >>> layer(np.ones((1, 3))).shape
-    TensorShape([1, 2])
-    """
-
-    def __init__(self, layer: tf_keras.layers.Layer, weights: Iterable[str] | None = None, **kwargs: Any):
-        paths = relative_paths(PruneLowMagnitude, layer, weights)
-        if isinstance(layer, tf_keras.layers.Layer):  # if not, Wrapper says so
-            kwargs = {
-                "name": layer.name,
-                "dtype": layer.dtype_policy,
-                "trainable": layer.trainable,
-                "autocast": layer._autocast,
-                **kwargs,
-            }
-        # tfmot's own constructor refuses the layers that tfmot does not know, gives the layer a new method, and the
-        # wrapper another name.
-        super(PruneLowMagnitude, self).__init__(layer, **kwargs)
-        self.pruning_schedule = KeepMasks()
-        self.pruning_obj = None
-        self.weight_paths = paths
-        self.sub_layer_names: tuple[str, ...] = ()
-        self.masked_weights: list[_MaskedWeight] = []
-        self.supports_masking = layer.supports_masking
-        # What Keras reads off `call` when it binds and fills in arguments: that of the layer, as ours takes anything.
-        self._call_spec = layer._call_spec
-        if hasattr(layer, "_batch_input_shape"):  # as the first layer of a Sequential model, which it tells its inputs
-            self._batch_input_shape = layer._batch_input_shape
-
-    @property
-    def pruning_vars(self) -> list[tuple[tf.Variable, tf.Variable, tf.Variable]]:
-        """What tfmot reads of a wrapper: (weight, mask, threshold) of each masked weight. Thresholds are zero."""
-        return [(weight.variable, weight.mask, weight.threshold) for weight in self.masked_weights]
-
     def __call__(self, *args, **kwargs):
         if not self.masked_weights:
-            self._trace_layer(args, kwargs)
+            specs = tf.nest.map_structure(_spec, [args, kwargs])
+            self.call_specs = json.dumps(specs, default=_encode)
+            self._trace_layer(*specs)
             self.build()
         return super().__call__(*args, **kwargs)
 
-    def _trace_layer(self, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _trace_layer(self, args: Any, kwargs: dict[str, Any]) -> None:
         """Builds the layer as if it were not wrapped: some make their weights in `call` only."""
+        self._restore_sub_layer_names()
 
         @tf.function
         def trace(args, kwargs):
             self.layer(*args, **kwargs)
 
-        trace.get_concrete_function(*tf.nest.map_structure(_spec, (args, kwargs)))
+        trace.get_concrete_function(args, kwargs)
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the layer, if it is not, and the masks."""
         if self.masked_weights:
             return
+        if self.call_specs is not None and not self.layer.built:  # a SavedModel is loaded
+            self._trace_layer(*json.loads(self.call_specs, object_hook=_decode))
         with tf.init_scope(), tf.name_scope(self.name):  # the names of variables begin with the layer's
             if not self.layer.built:
                 self.layer.build(input_shape)
@@ -181,16 +117,18 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         """Returns None: a loaded wrapper is built when it is called, as its layer is."""
 
     def get_config(self) -> dict[str, Any]:
-        return {**super(PruneLowMagnitude, self).get_config(), **self._masking_config()}
+        config = super(PruneLowMagnitude, self).get_config()
+        return {**config, **self._masking_config(), "call_specs": self.call_specs}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> MaskedLayer:
         config = dict(config)
-        names, layer = config.pop("sub_layer_names", ()), config.pop("layer")
+        names, specs, layer = (config.pop(key) for key in ("sub_layer_names", "call_specs", "layer"))
         # HDF5 files hold the older of Keras's two formats, which has no module.
         layer = tf_keras.layers.deserialize(layer, custom_objects, use_legacy_format="module" not in layer)
         wrapper = cls(layer, **config)
         wrapper.sub_layer_names = tuple(names)
+        wrapper.call_specs = specs
         return wrapper
 
 
@@ -226,6 +164,17 @@ def _of_masked(penalty: Any, variable: tf.Variable, mask: tf.Variable) -> tf.Ten
 
 
 def _spec(value: Any) -> Any:
-    if tf_keras.backend.is_keras_tensor(value):
+    """Returns the type of a tensor, symbolic or not, and other values as they are."""
+    if hasattr(value, "type_spec"):
         return value.type_spec
     return tf.type_spec_from_value(value) if tf.is_tensor(value) or hasattr(value, "__array__") else value
+
+
+def _encode(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, tf.TensorSpec):
+        return None
+    return {"shape": None if value.shape.rank is None else value.shape.as_list(), "dtype": value.dtype.name}
+
+
+def _decode(value: dict[str, Any]) -> Any:
+    return tf.TensorSpec(**value) if set(value) == {"shape", "dtype"} else value
