@@ -40,6 +40,16 @@ def is_layer(item: Any) -> bool:
     return module is not None and isinstance(item, module.layers.Layer)
 
 
+def tf_variable(variable: Any) -> tf.Variable:
+    """Returns the TensorFlow variable behind one of either Keras, past all casts to a layer's compute dtype."""
+    if isinstance(variable, keras.Variable):
+        inner = variable.value
+    else:
+        inner = getattr(variable, "_variable", variable)  # tf_keras wraps those of mixed precision
+    # Inside the scope of a strategy a variable stands for one on each device, and has no gradient; the first does.
+    return tf.distribute.get_strategy().experimental_local_results(inner)[0]
+
+
 def compile_arguments(model: Any) -> dict[str, Any]:
     """Returns the arguments that a model was compiled with, the objects themselves; an empty dict if it was not."""
     compiled = model.compiled if hasattr(model, "compiled") else getattr(model, "_is_compiled", False)
@@ -97,11 +107,18 @@ def preserved_variables(model: Any) -> Iterator[None]:
     """
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
     state = [(variable, tf.convert_to_tensor(variable)) for variable in model.variables]
+    # The random layers of tf_keras hold their seeds outside of their variables, and count one up whenever it is traced.
+    random = [layer._random_generator for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
+    generators = [each._generator for each in random if getattr(each, "_generator", None) is not None]
+    state += [(generator.state, tf.convert_to_tensor(generator.state)) for generator in generators]
+    seeds = [each._seed for each in random]
     try:
         yield
     finally:
         for variable, value in state:
             variable.assign(value)
+        for each, seed in zip(random, seeds):
+            each._seed = seed
 
 
 def check_inputs(model: Any, inputs: Any) -> None:
