@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from force_tf.batches import Batch
+from force_tf.keras_models import tf_variable
 
 
 class GradientFunction:
@@ -30,7 +30,7 @@ class GradientFunction:
         signature: Sequence[Any],
     ):
         self._function = function
-        self._variables = [_tf_variable(variable) for variable in variables]
+        self._variables = [tf_variable(variable) for variable in variables]
         self._names = list(names)
         self._signature = tuple(signature)
         self._traces: dict[str, tf.types.experimental.PolymorphicFunction] = {}
@@ -111,16 +111,6 @@ class GradientFunction:
                     f"Expected a finite {what}: check the inputs and the scale of the initial weights. "
                     f"Received: {bad} of {int(tf.size(tensor))} entries of the {what} of {name!r} are NaN or infinite"
                 )
-
-
-def _tf_variable(variable: Any) -> tf.Variable:
-    """The TensorFlow variable behind a variable of either Keras, past all casts to a layer's compute dtype."""
-    if isinstance(variable, keras.Variable):
-        variable = variable.value
-    else:
-        variable = getattr(variable, "_variable", variable)  # tf_keras wraps those of mixed precision
-    # Inside the scope of a strategy a variable stands for one on each device, and has no gradient; the first does.
-    return tf.distribute.get_strategy().experimental_local_results(variable)[0]
 
 
 @contextlib.contextmanager

@@ -42,10 +42,8 @@ def is_layer(item: Any) -> bool:
 
 def tf_variable(variable: Any) -> tf.Variable:
     """Returns the TensorFlow variable behind one of either Keras, past all casts to a layer's compute dtype."""
-    if isinstance(variable, keras.Variable):
-        inner = variable.value
-    else:
-        inner = getattr(variable, "_variable", variable)  # tf_keras wraps those of mixed precision
+    # tf_keras wraps those of mixed precision.
+    inner = variable.value if isinstance(variable, keras.Variable) else getattr(variable, "_variable", variable)
     # Inside the scope of a strategy a variable stands for one on each device, and has no gradient; the first does.
     return tf.distribute.get_strategy().experimental_local_results(inner)[0]
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, layers_of, leaf_name, unique_names
+from force_tf.keras_models import preserved_variables, tf_variable
 from force_tf.layers.rebuild import rebuild
 
 # How the converter's messages locate an operation: its name, and the path of the layer that made it.
@@ -68,7 +69,7 @@ def convert(model: keras.Model, signature: Signature, values: Sequence[np.ndarra
     Args:
         model: A built model that computes in float32.
         signature: The inputs of the file.
-        values: An array for each of the model's trainable variables, then for each of its other variables.
+        values: An array for each variable of the model.
         sparse: Whether to store mostly zero tensors by their non-zero values and the places of these.
 
     Returns:
@@ -77,12 +78,16 @@ def convert(model: keras.Model, signature: Signature, values: Sequence[np.ndarra
     Raises:
         ValueError: If TFLite's built-in operations cannot express the model.
     """
-    with quiet() as messages:
+    # A converted file holds what the variables hold at that moment.
+    with quiet() as messages, preserved_variables(model):
         try:
-            serve = _serving_function(model, signature, values)
+            for variable, value in zip(model.variables, values, strict=True):
+                variable.assign(value)
+            serve = _serving_function(model, signature)
             specs = {spec.name: spec for spec in signature.specs}
             module = tf.Module()
             module.serve = serve
+            module.weights = [tf_variable(variable) for variable in model.variables]
             converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function(**specs)], module)
             if sparse:
                 converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
@@ -91,35 +96,25 @@ def convert(model: keras.Model, signature: Signature, values: Sequence[np.ndarra
             raise ValueError(_explain(model, error, messages())) from error
 
 
-def _serving_function(model, signature: Signature, values: Sequence[np.ndarray]):
+def _serving_function(model, signature: Signature):
     @tf.function(autograph=False)
     def serve(**inputs):
-        weights = [tf.constant(value) for value in values]
-        x = signature.pack(inputs[spec.name] for spec in signature.specs)
-        outputs = infer(model, weights, x)
+        outputs = infer(model, signature.pack(inputs[spec.name] for spec in signature.specs))
         return dict(zip(output_names(model, outputs), keras.tree.flatten(outputs)))
 
     return serve
 
 
-def infer(model: keras.Model, weights: Sequence[Any], inputs: Any) -> Any:
-    """Returns the outputs of a model in inference mode with the weights given.
-
-    Args:
-        model: A built model. The call leaves no trace in it, neither in its weights nor in its losses.
-        weights: An array for each of the model's trainable variables, then for each of its other variables.
-        inputs: What the model is called with.
-    """
-    count = len(model.trainable_variables)
+def infer(model: keras.Model, inputs: Any) -> Any:
+    """Returns the outputs of a built model in inference mode."""
     mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
-    outputs, _ = model.stateless_call(weights[:count], weights[count:], inputs, **mode)
-    return outputs
+    return model(inputs, **mode)
 
 
 def output_names(model: keras.Model, outputs: Any) -> list[str]:
     """Returns a name for every output tensor: its dict keys, or else the name of its layer."""
     leaves = keras.tree.flatten_with_path(outputs)
-    layers = getattr(model, "output_names", [])
+    layers = getattr(model, "output_names", None) or []
     defaults = layers if len(layers) == len(leaves) else [f"output_{i}" for i in range(len(leaves))]
     return unique_names([leaf_name(path, default) for (path, _), default in zip(leaves, defaults)])
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf import prunable
+from force_tf.keras_models import keras_of
 
 # Enough to see a difference, few enough for the largest models on a small machine.
 _SAMPLES = 8
@@ -54,9 +55,10 @@ def signature_of(model: keras.Model, samples: Any = None) -> Signature:
     Raises:
         ValueError: If a subclassed model comes without samples, or an input is of a dtype that TFLite does not take.
     """
-    if isinstance(model, keras.Sequential) and model.inputs:
-        structure = model.inputs[0]
-    elif hasattr(model, "inputs"):
+    declared = getattr(model, "inputs", None)
+    if declared and isinstance(model, keras_of(model).Sequential):
+        structure = declared[0]
+    elif declared:
         structure = model.input
     elif samples is not None:
         structure = keras.tree.map_structure(
@@ -137,7 +139,8 @@ def _random_samples(model: keras.Model, signature: Signature, seed: int) -> list
     step = signature.batch_size or 1
     count = step * math.ceil(_SAMPLES / step)
     rng = np.random.default_rng(seed)
-    limit = min((layer.input_dim for layer in layers_of(model) if isinstance(layer, keras.layers.Embedding)), default=2)
+    embeddings = [layer for layer in layers_of(model) if isinstance(layer, keras_of(layer).layers.Embedding)]
+    limit = min((layer.input_dim for layer in embeddings), default=2)
     arrays = []
     for spec in signature.specs:
         if None in spec.shape[1:]:

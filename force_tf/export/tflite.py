@@ -45,7 +45,7 @@ def export_tflite(
     seeded random numbers of the mean and deviation of the kernel's other weights, since zeros would compress.
 
     Args:
-        model: A built Keras 3 model, pruned by `apply_masks` or plain.
+        model: A built model of either Keras, pruned by `apply_masks` or plain.
         path: The file to write.
         sparse: Whether to store tensors of mostly zeros by their non-zero values and the places of these. "auto" does
             so where it makes the file smaller, keeps every weight, and the default interpreter runs it. Few kernels of
@@ -59,7 +59,7 @@ def export_tflite(
         and the zeros of every tensor, read back from the file.
 
     Raises:
-        TypeError: If `model` is not a Keras 3 model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If the model is not built, `sparse` or `samples` do not fit, TFLite's built-in operations cannot
             express the model, or the interpreter cannot run the file.
         OSError: If the file cannot be written.
@@ -115,9 +115,8 @@ def _encode(
     samples: Sequence[np.ndarray],
     expected: Sequence[dict],
 ) -> _Encoded:
-    variables = [*model.trainable_variables, *model.non_trainable_variables]
-    values = [keras.ops.convert_to_numpy(variable.value) for variable in variables]
-    dense_values = refilled(values, [variable.name for variable in variables])
+    values = [variable.numpy() for variable in model.variables]
+    dense_values = refilled(values, [_plain_name(variable) for variable in model.variables])
     has_zeros = any((value != other).any() for value, other in zip(values, dense_values))
     dense, signature = _convert_dense(model, signature, values)
     # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the dense file.
@@ -140,6 +139,11 @@ def _encode(
     if sparse is True:
         raise ValueError(f"Expected a model that sparse encoding holds; pass sparse='auto'. Received: {failure}")
     return dense_because(failure)
+
+
+def _plain_name(variable) -> str:
+    """The name of a variable in its layer; tf_keras puts the layer's name before it, and a number behind it."""
+    return variable.name.rpartition("/")[-1].partition(":")[0]
 
 
 def _try_sparse(

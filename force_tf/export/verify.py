@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from force_tf.export.convert import infer, output_names
@@ -25,11 +26,10 @@ _WEIGHT_TYPES = {
 
 def keras_outputs(model: keras.Model, signature: Signature, samples: Sequence[np.ndarray]) -> list[dict]:
     """Returns the outputs of a model in inference mode, by name, for each batch of the samples."""
-    weights = [variable.value for variable in [*model.trainable_variables, *model.non_trainable_variables]]
     results = []
     for batch in _batches(signature, samples):
-        outputs = infer(model, weights, signature.pack(batch))
-        arrays = map(keras.ops.convert_to_numpy, keras.tree.flatten(outputs))
+        outputs = infer(model, signature.pack(map(tf.constant, batch)))
+        arrays = map(np.asarray, keras.tree.flatten(outputs))
         results.append(dict(zip(output_names(model, outputs), arrays)))
     return results
 
