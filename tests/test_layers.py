@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.testing import TestCase
 
 from force_tf.layers import MaskedLayer
 
@@ -25,13 +24,6 @@ LAYERS = {
 def random_masks(wrapper, density=0.4, seed=0):
     rng = np.random.default_rng(seed)
     return {weight.path: rng.random(weight.variable.shape) < density for weight in wrapper.masked_weights}
-
-
-@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
-@pytest.mark.parametrize("name", ["dense", "dense_regularized", "conv2d", "lstm"])
-def test_keras_own_layer_test_passes(name):
-    make, shape = LAYERS[name]
-    TestCase().run_layer_test(MaskedLayer, {"layer": make()}, input_shape=shape)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -1,0 +1,11 @@
+"""Search and training on several devices. Virtual devices have to be set before TensorFlow starts: in a process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_mirrored_strategy_over_two_virtual_cpus():
+    script = Path(__file__).parent / "two_replicas.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
