@@ -33,6 +33,77 @@ class _MaskedWeight(MaskedWeight):
 class KeepMasks(PruningSchedule):
     """A tfmot schedule that never prunes: the masks stay as they are set."""
 
+    def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.constant(False), tf.constant(0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"class_name": "KeepMasks", "config": {}}
+
+
+@tf_keras.utils.register_keras_serializable(package="force_tf")
+class MaskedLayer(MaskHolder, PruneLowMagnitude):
+    """Wraps a tf_keras layer and holds a mask for some of its weights: `force_tf.MaskedLayer` for the legacy Keras.
+
+    With a mask m over a weight θ, the layer computes with θ⊙m. Pruned weights (those where m is 0) are exactly zero and
+    have a gradient of exactly zero. They are set to zero after every step of an optimizer.
+
+    tfmot takes it for one of its own wrappers, with a schedule that never prunes: `strip_pruning`, `UpdatePruningStep`,
+    `PruningSummaries`, clustering and quantization-aware training work on it. Unlike tfmot's own, it needs no callback,
+    its weights are never dense in between, and `get_weights()` has the masks in it. It wraps any layer, and has the
+    name of the layer.
+
+    The masks are non-trainable weights of the weight's dtype, ones and zeros, that start all one. `get_config` does not
+    hold them: they are in `get_weights()` and in every file like other weights.
+
+    Args:
+        layer: The `tf_keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.
+        weights: Paths of the weights to mask, relative to the layer, such as `("kernel",)` or
+            `("query/kernel", "value/kernel")`. None stands for all weights that are pruned by default.
+        **kwargs: Arguments of `tf_keras.layers.Layer`.
+
+    Raises:
+        TypeError: If `weights` is a single string.
+        ValueError: If `layer` is wrapped already, or (once it is built) has no such weight.
+
+    Example:
+
+    >>> layer = MaskedLayer(tf_keras.layers.Dense(2, name="logits"))
+    >>> layer.build((None, 3))
+    >>> layer.set_masks({"kernel": [[1, 0], [0, 0], [0, 1]]})
+    >>> layer(np.ones((1, 3))).shape
+    TensorShape([1, 2])
+    """
+
+    def __init__(self, layer: tf_keras.layers.Layer, weights: Iterable[str] | None = None, **kwargs: Any):
+        paths = relative_paths(PruneLowMagnitude, layer, weights)
+        if isinstance(layer, tf_keras.layers.Layer):  # if not, Wrapper says so
+            kwargs = {
+                "name": layer.name,
+                "dtype": layer.dtype_policy,
+                "trainable": layer.trainable,
+                "autocast": layer._autocast,
+                **kwargs,
+            }
+        # tfmot's own constructor refuses the layers that tfmot does not know, gives the layer a new method, and the
+        # wrapper another name.
+        super(PruneLowMagnitude, self).__init__(layer, **kwargs)
+        self.pruning_schedule = KeepMasks()
+        self.pruning_obj = None
+        self.weight_paths = paths
+        self.sub_layer_names: tuple[str, ...] = ()
+        self.masked_weights: list[_MaskedWeight] = []
+        self.call_specs: str | None = None  # of the arguments of the first call
+        self.supports_masking = layer.supports_masking
+        # What Keras reads off `call` when it binds and fills in arguments: that of the layer, as ours takes anything.
+        self._call_spec = layer._call_spec
+        if hasattr(layer, "_batch_input_shape"):  # as the first layer of a Sequential model, which it tells its inputs
+            self._batch_input_shape = layer._batch_input_shape
+
+    @property
+    def pruning_vars(self) -> list[tuple[tf.Variable, tf.Variable, tf.Variable]]:
+        """What tfmot reads of a wrapper: (weight, mask, threshold) of each masked weight. Thresholds are zero."""
+        return [(weight.variable, weight.mask, weight.threshold) for weight in self.masked_weights]
+
     def __call__(self, *args, **kwargs):
         if not self.masked_weights:
             specs = tf.nest.map_structure(_spec, [args, kwargs])
