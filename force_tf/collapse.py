@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -73,7 +74,7 @@ def _constant_outputs(model, inputs) -> list[bool]:
     constant = []
     for output in tf.nest.flatten(model(inputs, training=False)):
         rows = np.asarray(tf.cast(output, tf.float64))
-        resolution = 16 * np.finfo(output.dtype.as_numpy_dtype).eps if output.dtype.is_floating else 0
+        resolution = 16 * float(ml_dtypes.finfo(output.dtype.as_numpy_dtype).eps) if output.dtype.is_floating else 0
         spread = np.abs(rows - rows[:1]).max(initial=0.0)
         constant.append(bool(spread <= resolution * np.abs(rows).max(initial=0.0)))
     return constant

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -213,7 +214,7 @@ def _tempered(loss, y_pred, temperature: float):
     if _option(loss, "from_logits", False):
         return y_pred / temperature
     # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row.
-    smallest = np.finfo(y_pred.dtype.as_numpy_dtype).tiny
+    smallest = ml_dtypes.finfo(y_pred.dtype.as_numpy_dtype).tiny
     if _name(loss) in _BINARY:
         odds = tf.math.log(tf.maximum(y_pred, smallest)) - tf.math.log(tf.maximum(1.0 - y_pred, smallest))
         return tf.sigmoid(odds / temperature)
