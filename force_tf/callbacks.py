@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from force_tf.batches import Batch, Batches
 from force_tf.channels import dead_channels, output_axes
-from force_tf.keras_models import check_inputs, preserved_variables
+from force_tf.keras_models import check_inputs, preserved_variables, tf_variable
 from force_tf.layers import get_masks
 from force_tf.losses import DataLoss
 from force_tf.masks import Masks
@@ -171,7 +171,7 @@ class _Gradients:
     def __init__(self, model: Any, loss: Any, batch: Batch, paths: Iterable[str]):
         check_inputs(model, batch.x)
         data_loss = DataLoss(model, loss)
-        variables = _masked_variables(model, paths)
+        variables = [tf_variable(variable) for variable in _masked_variables(model, paths)]
 
         @tf.function(autograph=False)
         def gradients() -> list[tf.Tensor]:
@@ -181,7 +181,8 @@ class _Gradients:
             gradients = tape.gradient(value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
 
-        gradients.get_concrete_function()
+        with preserved_variables(model):
+            gradients.get_concrete_function()
         data_loss.check_targets(batch)
         self._model = model
         self._function = gradients

@@ -12,8 +12,6 @@ import force_tf
 from force_tf.callbacks import SparsityLogger
 from force_tf.prunable import all_prunable_weights
 
-layers = keras.layers
-
 # 2x2x1 weights for each of 3 filters, the second without any, and 12x2 weights of which the first row is left.
 CONV = np.zeros((2, 2, 1, 3), bool)
 CONV[0, 0, 0, 0] = CONV[:, :, 0, 2] = True
@@ -35,7 +33,8 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(24, 3, 3, 1)).astype("float32"), RNG.integers(0, 2, 24)
 
 
-def pruned_model():
+def pruned_model(keras=keras):
+    layers = keras.layers
     stack = [
         layers.Conv2D(3, 2, kernel_regularizer="l2", name="conv"),
         layers.BatchNormalization(),
@@ -44,7 +43,7 @@ def pruned_model():
         layers.Dense(2, activation="softmax", name="logits"),
     ]
     model = keras.Sequential([keras.Input((3, 3, 1)), *stack], name="net")
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     return force_tf.apply_masks(model, MASKS)
 
 
@@ -65,24 +64,27 @@ def variable(model, path):
     return next(weight.variable for weight in all_prunable_weights(model) if weight.path == path)
 
 
-class At(keras.callbacks.Callback):
-    """Does something as an epoch begins."""
+def optimizer_variables(model):
+    variables = model.optimizer.variables
+    return variables() if callable(variables) else variables
 
-    def __init__(self, epoch, action):
-        super().__init__()
-        self.epoch, self.action = epoch, action
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            self.action()
+def at(begin, action, keras=keras):
+    """Returns a callback that does something as an epoch begins."""
+
+    def on_epoch_begin(epoch, logs):
+        if epoch == begin:
+            action()
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin)
 
 
 def interrupt():
     raise KeyboardInterrupt
 
 
-def test_history_has_what_was_measured():
-    history = fit(pruned_model(), SparsityLogger(data=(X, Y)))
+def test_history_has_what_was_measured(either_keras):
+    history = fit(pruned_model(either_keras), SparsityLogger(data=(X, Y)))
     assert {key: history[key] for key in history if key != "loss"} == {
         key: [pytest.approx(value)] * 2 for key, value in CHECKED.items()
     }
@@ -93,35 +95,36 @@ def test_without_data_there_is_no_gradient_check_and_without_layers_no_paths():
     assert set(history) == {"loss", "sparsity", "nonzero_masked_weights", "dead_channels"}
 
 
-def test_later_callbacks_see_the_logs(tmp_path):
-    fit(pruned_model(), SparsityLogger(), keras.callbacks.CSVLogger(tmp_path / "log.csv"))
+def test_later_callbacks_see_the_logs(either_keras, tmp_path):
+    csv = either_keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    fit(pruned_model(either_keras), SparsityLogger(), csv)
     columns = (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
     assert set(MEASURED) <= set(columns)
 
 
-def test_tensorboard_has_what_was_measured(tmp_path):
-    fit(pruned_model(), SparsityLogger(tmp_path, data=(X, Y), per_layer=False))
+def test_tensorboard_has_what_was_measured(either_keras, tmp_path):
+    fit(pruned_model(either_keras), SparsityLogger(tmp_path, data=(X, Y), per_layer=False))
     assert scalars(tmp_path) == {
         key: [(0, pytest.approx(value)), (1, pytest.approx(value))] for key, value in CHECKED.items()
     }
 
 
-def test_interrupted_fit_leaves_whole_files_and_goes_on(tmp_path):
-    model, logger = pruned_model(), SparsityLogger(tmp_path)
+def test_interrupted_fit_leaves_whole_files_and_goes_on(either_keras, tmp_path):
+    model, logger = pruned_model(either_keras), SparsityLogger(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, logger, At(1, interrupt))
+        fit(model, logger, at(1, interrupt, either_keras))
     assert scalars(tmp_path)["sparsity"] == [(0, pytest.approx(MEASURED["sparsity"]))]
     fit(model, logger, initial_epoch=1)
     assert [step for step, _ in scalars(tmp_path)["sparsity"]] == [0, 1]
 
 
-def test_training_is_the_same_with_and_without():
+def test_training_is_the_same_with_and_without(either_keras):
     results = []
     for callbacks in ([], [SparsityLogger(data=(X, Y))]):
-        keras.utils.set_random_seed(0)
-        model = pruned_model()
+        either_keras.utils.set_random_seed(0)
+        model = pruned_model(either_keras)
         history = fit(model, *callbacks)
-        results.append((history["loss"], [v.numpy() for v in (*model.variables, *model.optimizer.variables)]))
+        results.append((history["loss"], [v.numpy() for v in (*model.variables, *optimizer_variables(model))]))
     (plain_loss, plain), (loss, variables) = results
     assert loss == plain_loss
     for expected, actual in zip(plain, variables, strict=True):
@@ -131,29 +134,59 @@ def test_training_is_the_same_with_and_without():
 def test_masks_that_change_are_followed():
     model = pruned_model()
     all_kept = np.ones_like(DENSE)
-    change = At(1, lambda: model.get_layer("logits").set_masks({"kernel": all_kept}))
+    change = at(1, lambda: model.get_layer("logits").set_masks({"kernel": all_kept}))
     assert fit(model, SparsityLogger(), change)["density/logits/kernel"] == [pytest.approx(2 / 24), 1.0]
 
 
 def test_a_weight_that_is_not_zero_is_counted_and_named():
     model = pruned_model()
     kernel = variable(model, "logits/kernel")
-    revive = At(1, lambda: kernel.value.assign(np.ones(kernel.shape)))  # past whatever guards the Keras variable
+    revive = at(1, lambda: kernel.value.assign(np.ones(kernel.shape)))  # past whatever guards the Keras variable
     with pytest.warns(UserWarning, match="Received: nonzero_masked_weights: 22 in 'logits/kernel'"):
         history = fit(model, SparsityLogger(), revive)
     assert history["nonzero_masked_weights"] == [0, 22]
 
 
-def test_a_gradient_that_is_not_zero_is_counted_and_named():
-    model = pruned_model()
+def test_a_gradient_that_is_not_zero_is_counted_and_named(either_keras):
+    model = pruned_model(either_keras)
     kernel = variable(model, "logits/kernel")
 
     def leaking_loss(y_true, y_pred):
-        return keras.ops.mean(y_pred) + keras.ops.sum(kernel)  # the weight itself, past its mask
+        return tf.reduce_mean(y_pred) + tf.reduce_sum(kernel)  # the weight itself, past its mask
 
     with pytest.warns(UserWarning, match="Received: nonzero_masked_gradients: 22 in 'logits/kernel'"):
         history = fit(model, SparsityLogger(data=(X, Y), loss=leaking_loss), epochs=1)
     assert (history["nonzero_masked_gradients"], history["nonzero_masked_weights"]) == ([22], [0])
+
+
+def test_gradients_are_seen_in_the_scope_of_a_strategy(either_keras):
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = pruned_model(either_keras)
+        kernel = variable(model, "conv/kernel")
+        logger = SparsityLogger(data=(X, Y), loss=lambda y_true, y_pred: tf.reduce_sum(y_pred) + tf.reduce_sum(kernel))
+        with pytest.warns(UserWarning, match="nonzero_masked_gradients: 7 in 'conv/kernel'"):
+            fit(model, logger, epochs=1)
+
+
+def test_a_subclassed_model():
+    class Classifier(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.branches = [keras.layers.Dense(2, name="left"), keras.layers.Dense(2, name="right")]
+
+        def call(self, inputs):
+            return sum(branch(inputs) for branch in self.branches)
+
+    model = Classifier()
+    model(X[:, 0, :, 0])
+    model.compile("adam", "mse", jit_compile=False)
+    mask = np.array([[True, False], [False, False], [True, False]])
+    pruned = force_tf.apply_masks(model, {"left/kernel": mask, "right/kernel": ~mask})
+    x, y = X[:, 0, :, 0], RNG.normal(size=(24, 2))
+    history = pruned.fit(x, y, verbose=0, callbacks=[SparsityLogger(data=(x, y))]).history
+    assert history["density/left/kernel"] == [pytest.approx(1 / 3)]
+    assert (history["dead_channels/left/kernel"], history["dead_channels/right/kernel"]) == ([1], [0])
+    assert history["nonzero_masked_gradients"] == [0]
 
 
 def test_frozen_layers_are_still_looked_at():
@@ -170,7 +203,8 @@ def test_divergence_is_not_its_business():
     assert history["nonzero_masked_gradients"] == [0], "a mask holds for NaN as well"
 
 
-def test_gradients_of_embeddings_and_recurrent_layers():
+def test_gradients_of_embeddings_and_recurrent_layers(either_keras):
+    keras, layers = either_keras, either_keras.layers
     model = keras.Sequential(
         [keras.Input((5,), dtype="int32"), layers.Embedding(7, 4, name="words"), layers.GRU(3, name="gru")]
     )
@@ -207,8 +241,8 @@ def test_what_does_not_fit_is_refused_before_training(arguments, message):
         np.testing.assert_array_equal(now.numpy(), value)
 
 
-def test_a_model_without_masks_is_refused():
-    plain = force_tf.strip_pruning(pruned_model())
+def test_a_model_without_masks_is_refused(either_keras):
+    plain = force_tf.strip_pruning(pruned_model(either_keras))
     with pytest.raises(ValueError, match=r"wrapped by apply_masks\. Received: 'net'"):
         fit(plain, SparsityLogger())
 
