@@ -118,7 +118,7 @@ def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
     if setting.method != "dense":
         pruner = force_tf.PruneAtInit(setting.method, setting.sparsity, seed=setting.seed)
         batches = data.train_batches(_BATCH, setting.seed)
-        masks = pruner.find_masks(network, batches, cross_entropy(), verbose=0)
+        masks = pruner.find_masks(network, batches, cross_entropy(network), verbose=0)
         network = force_tf.apply_masks(network, masks)
         result = {"collapsed": masks.metadata["collapsed"], "kept": masks.kept, "total": masks.total}
         result["search_seconds"] = time.perf_counter() - begin

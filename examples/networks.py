@@ -1,9 +1,9 @@
 """The networks of the pruning-at-initialization papers, in their MNIST and CIFAR forms.
 
 `build("vgg19", (32, 32, 3), classes=10, seed=0)` returns a Keras model that ends in logits. Its weights depend on
-nothing but the seed. With BatchNorm they are drawn from the Kaiming normal distribution (variance 2 / fan_in, not
-truncated), as in the FORCE paper; without it, from that of Glorot, as in the SNIP paper: there the larger weights of
-Kaiming make the paper's learning rate of 0.1 diverge.
+nothing but the seed, and on which Keras draws them. With BatchNorm they are drawn from the Kaiming normal distribution
+(variance 2 / fan_in, not truncated), as in the FORCE paper; without it, from that of Glorot, as in the SNIP paper:
+there the larger weights of Kaiming make the paper's learning rate of 0.1 diverge.
 
 References:
     - LeNet: LeCun et al., 1998, in the forms of SNIP, arXiv 1810.02340.
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
 
-Tensor = keras.KerasTensor
+Tensor = Any  # a symbolic tensor of either Keras
 
 # Channels of the 3x3 convolutions between the pooling layers.
 _VGG = {
@@ -31,21 +33,26 @@ _VGG = {
 
 
 class _Layers:
-    """Makes layers with seeded weights and, if asked for, an L2 penalty on every trainable weight."""
+    """Makes layers with seeded weights and, if asked for, an L2 penalty on every trainable weight.
 
-    def __init__(self, initializer: Callable[..., keras.initializers.Initializer], seed: int, weight_decay: float):
+    Attributes:
+        plain: The module `layers` of the Keras in use, for layers without weights.
+    """
+
+    def __init__(self, module: ModuleType, initializer: Callable[..., Any], seed: int, weight_decay: float):
+        self.plain = module.layers
         self._initializer = initializer
         self._random = np.random.default_rng(seed)
         # L2(c) adds c * w**2 to the loss, whose gradient is 2 * c * w: c is half of what PyTorch calls weight_decay.
         # Keras's own `weight_decay` of SGD is another thing: it bypasses the momentum and shrinks the weights directly.
-        self._penalty = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+        self._penalty = module.regularizers.L2(weight_decay / 2) if weight_decay else None
 
-    def _kernel_initializer(self) -> keras.initializers.Initializer:
+    def _kernel_initializer(self) -> Any:
         # Each layer has its own seed: one seed for all would give layers of equal shape equal weights.
         return self._initializer(seed=int(self._random.integers(2**31)))
 
-    def dense(self, units: int, name: str, activation: str | None = None) -> keras.layers.Layer:
-        return keras.layers.Dense(
+    def dense(self, units: int, name: str, activation: str | None = None) -> Any:
+        return self.plain.Dense(
             units,
             activation,
             kernel_initializer=self._kernel_initializer(),
@@ -54,8 +61,8 @@ class _Layers:
             name=name,
         )
 
-    def conv(self, filters: int, size: int, name: str, **options) -> keras.layers.Layer:
-        return keras.layers.Conv2D(
+    def conv(self, filters: int, size: int, name: str, **options) -> Any:
+        return self.plain.Conv2D(
             filters,
             size,
             kernel_initializer=self._kernel_initializer(),
@@ -68,7 +75,7 @@ class _Layers:
     def conv_norm(self, x: Tensor, filters: int, size: int, name: str, strides: int = 1) -> Tensor:
         """A convolution without bias, then BatchNorm with PyTorch's defaults."""
         x = self.conv(filters, size, f"{name}_conv", strides=strides, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization(
+        return self.plain.BatchNormalization(
             momentum=0.9,
             epsilon=1e-5,
             gamma_regularizer=self._penalty,
@@ -78,7 +85,7 @@ class _Layers:
 
 
 def _lenet_300_100(x: Tensor, layers: _Layers) -> Tensor:
-    x = keras.layers.Flatten(name="flatten")(x)
+    x = layers.plain.Flatten(name="flatten")(x)
     x = layers.dense(300, "dense_1", "relu")(x)
     return layers.dense(100, "dense_2", "relu")(x)
 
@@ -88,18 +95,18 @@ def _lenet_5(x: Tensor, layers: _Layers) -> Tensor:
     padding = "valid" if min(x.shape[1:3]) >= 16 else "same"
     for block, filters in enumerate((20, 50), start=1):
         x = layers.conv(filters, 5, f"conv_{block}", activation="relu", padding=padding)(x)
-        x = keras.layers.MaxPooling2D(2, name=f"pool_{block}")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
+        x = layers.plain.MaxPooling2D(2, name=f"pool_{block}")(x)
+    x = layers.plain.Flatten(name="flatten")(x)
     return layers.dense(500, "dense", "relu")(x)
 
 
 def _small_convnet(x: Tensor, layers: _Layers) -> Tensor:
     for block, filters in enumerate((32, 64, 96), start=1):
         x = layers.conv_norm(x, filters, 3, f"block{block}")
-        x = keras.layers.ReLU(name=f"block{block}_relu")(x)
+        x = layers.plain.ReLU(name=f"block{block}_relu")(x)
         if block == 1:
-            x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
-    return keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
+            x = layers.plain.MaxPooling2D(2, name=f"block{block}_pool")(x)
+    return layers.plain.GlobalAveragePooling2D(name="average_pool")(x)
 
 
 def _vgg(x: Tensor, layers: _Layers, *, blocks: Sequence[Sequence[int]]) -> Tensor:
@@ -107,19 +114,19 @@ def _vgg(x: Tensor, layers: _Layers, *, blocks: Sequence[Sequence[int]]) -> Tens
         for c, filters in enumerate(block, start=1):
             name = f"block{b}_{c}"
             x = layers.conv_norm(x, filters, 3, name)
-            x = keras.layers.ReLU(name=f"{name}_relu")(x)
+            x = layers.plain.ReLU(name=f"{name}_relu")(x)
         if b < len(blocks):
             # Padding changes nothing for even sizes, and lets images below 32 pixels through.
-            x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{b}_pool")(x)
-    return keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
+            x = layers.plain.MaxPooling2D(2, padding="same", name=f"block{b}_pool")(x)
+    return layers.plain.GlobalAveragePooling2D(name="average_pool")(x)
 
 
 def _resnet(x: Tensor, layers: _Layers, *, stem: int, widths: Sequence[int], blocks: Sequence[int], block) -> Tensor:
-    x = keras.layers.ReLU(name="stem_relu")(layers.conv_norm(x, stem, 3, "stem"))
+    x = layers.plain.ReLU(name="stem_relu")(layers.conv_norm(x, stem, 3, "stem"))
     for s, (width, repeats) in enumerate(zip(widths, blocks), start=1):
         for b in range(1, repeats + 1):
             x = _residual(x, layers, block, width, strides=2 if s > 1 and b == 1 else 1, name=f"stage{s}_{b}")
-    return keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
+    return layers.plain.GlobalAveragePooling2D(name="average_pool")(x)
 
 
 def _residual(x: Tensor, layers: _Layers, convolutions, width: int, strides: int, name: str) -> Tensor:
@@ -128,18 +135,15 @@ def _residual(x: Tensor, layers: _Layers, convolutions, width: int, strides: int
     for c, (size, expansion, strided) in enumerate(convolutions, start=1):
         x = layers.conv_norm(x, width * expansion, size, f"{name}_{c}", strides if strided else 1)
         if c < len(convolutions):
-            x = keras.layers.ReLU(name=f"{name}_{c}_relu")(x)
+            x = layers.plain.ReLU(name=f"{name}_{c}_relu")(x)
     if shortcut.shape != x.shape:
         shortcut = layers.conv_norm(shortcut, x.shape[-1], 1, f"{name}_shortcut", strides)
-    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
+    x = layers.plain.Add(name=f"{name}_add")([x, shortcut])
+    return layers.plain.ReLU(name=f"{name}_relu")(x)
 
 
 _BASIC = ((3, 1, True), (3, 1, False))
 _BOTTLENECK = ((1, 1, False), (3, 1, True), (1, 4, False))
-
-_kaiming = functools.partial(keras.initializers.VarianceScaling, 2.0, "fan_in", "untruncated_normal")
-_glorot = keras.initializers.GlorotNormal
 
 _WITHOUT_NORM = ("lenet_300_100", "lenet_5")
 
@@ -156,7 +160,12 @@ NAMES = tuple(_BODIES)
 
 
 def build(
-    name: str, input_shape: tuple[int, int, int], classes: int, seed: int = 0, weight_decay: float = 0.0
+    name: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    weight_decay: float = 0.0,
+    module: ModuleType = keras,
 ) -> keras.Model:
     """Builds a network that ends in logits.
 
@@ -167,6 +176,7 @@ def build(
         seed: Seed of the initial weights: equal seeds give equal weights.
         weight_decay: PyTorch's `weight_decay`, as an L2 penalty on every trainable weight. Searches for masks leave
             penalties out of the score, so that it changes the training only.
+        module: The Keras to build it with: `keras` or `tf_keras`.
 
     Returns:
         A built, uncompiled `keras.Model` from (batch, height, width, channels) to (batch, classes).
@@ -181,7 +191,9 @@ def build(
     """
     if name not in _BODIES:
         raise ValueError(f"Expected one of the networks {', '.join(NAMES)}. Received: {name!r}")
-    layers = _Layers(_glorot if name in _WITHOUT_NORM else _kaiming, seed, weight_decay)
-    images = keras.Input(input_shape, name="images")
+    kaiming = functools.partial(module.initializers.VarianceScaling, 2.0, "fan_in", "untruncated_normal")
+    initializer = module.initializers.GlorotNormal if name in _WITHOUT_NORM else kaiming
+    layers = _Layers(module, initializer, seed, weight_decay)
+    images = module.Input(input_shape, name="images")
     features = _BODIES[name](images, layers)
-    return keras.Model(images, layers.dense(classes, "logits")(features), name=name)
+    return module.Model(images, layers.dense(classes, "logits")(features), name=name)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without its messages)
 
 # isort: split
+import importlib
 import os
 import platform
 import sys
@@ -34,6 +35,7 @@ from run_folder import RunFolder
 from training import cross_entropy, train_resumably
 
 import force_tf
+from force_tf.keras_models import keras_of
 
 METHODS = ("force", "iter_snip", "snip", "grasp", "iter_grasp", "synflow", "prospr", "magnitude", "random", "dense")
 
@@ -41,6 +43,7 @@ _SETTINGS = {
     flag.name
     for flag in (
         flags.DEFINE_enum("dataset", "cifar10", image_data.NAMES, "The images to learn."),
+        flags.DEFINE_enum("keras", "keras", ("keras", "tf_keras"), "Keras 3, or the legacy Keras of tfmot."),
         flags.DEFINE_enum("network", "resnet20", networks.NAMES, "The network to prune."),
         flags.DEFINE_enum("method", "force", METHODS, "How to find the masks; dense: no pruning."),
         flags.DEFINE_float("sparsity", 0.95, "The fraction of the prunable weights to remove, in [0, 1)."),
@@ -88,7 +91,12 @@ def run(settings: dict[str, Any], output_dir: str | None, data_dir: str | None) 
         return
     data = image_data.load(settings["dataset"], data_dir, settings["limit"])
     network = networks.build(
-        settings["network"], data.input_shape, data.classes, settings["seed"], settings["weight_decay"]
+        settings["network"],
+        data.input_shape,
+        data.classes,
+        settings["seed"],
+        settings["weight_decay"],
+        importlib.import_module(settings["keras"]),
     )
     masks = None
     if settings["method"] != "dense":
@@ -106,7 +114,7 @@ def run(settings: dict[str, Any], output_dir: str | None, data_dir: str | None) 
     )
     results = _export(network, masks, data, folder) | {
         "settings": settings,
-        "versions": _versions(),
+        "versions": _versions(settings["keras"]),
         "history": history,
     }
     _plot(masks, results, folder)
@@ -134,7 +142,7 @@ def _masks(network: keras.Model, data: image_data.ImageData, folder: RunFolder, 
     )
     batches = data.train_batches(settings["batch_size"], settings["seed"])
     begin = time.perf_counter()
-    masks = pruner.find_masks(network, batches, cross_entropy(), verbose=1 if sys.stdout.isatty() else 2)
+    masks = pruner.find_masks(network, batches, cross_entropy(network), verbose=1 if sys.stdout.isatty() else 2)
     folder.write_json("search.json", {"seconds": time.perf_counter() - begin, "history": pruner.history})
     masks.save(folder / "masks.npz")
     return masks
@@ -144,7 +152,8 @@ def _export(network: keras.Model, masks: force_tf.Masks | None, data: image_data
     """Writes the models, and returns what there is to say about them."""
     loss, accuracy = network.evaluate(data.test_batches(), verbose=0)
     network = network if masks is None else force_tf.strip_pruning(network)
-    final = keras.models.clone_model(network)  # without the optimizer: this file is for use, not for more training
+    # Without the optimizer: this file is for use, not for more training.
+    final = keras_of(network).models.clone_model(network)
     final.set_weights(network.get_weights())
     with folder.writing("model.keras") as path:
         final.save(path)
@@ -161,11 +170,11 @@ def _export(network: keras.Model, masks: force_tf.Masks | None, data: image_data
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(module: str) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
-        "keras": keras.__version__,
+        module: importlib.import_module(module).__version__,
         "numpy": np.__version__,
         "force_tf": force_tf.__version__,
     }

@@ -10,6 +10,8 @@ exported to TFLite. Takes about a minute on two cores.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import math
 import os
 import sys
 from typing import Any
@@ -26,6 +28,7 @@ from training import cross_entropy, train
 
 import force_tf
 
+_KERAS = flags.DEFINE_enum("keras", "keras", ("keras", "tf_keras"), "Keras 3, or the legacy Keras of tfmot.")
 _SPARSITY = flags.DEFINE_float("sparsity", 0.98, "The fraction of the prunable weights to remove, in [0, 1).")
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "How often every training image is seen.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the batches and the search.", lower_bound=0)
@@ -94,13 +97,14 @@ def run() -> None:
 
 def _prune_train_export(method: str, data: image_data.ImageData, folder: RunFolder) -> Outcome:
     seed = _SEED.value
-    model = networks.build("small_convnet", data.input_shape, data.classes, seed, _WEIGHT_DECAY)
-    total = sum(variable.value.shape.num_elements() for variable in model.trainable_variables)
+    module = importlib.import_module(_KERAS.value)
+    model = networks.build("small_convnet", data.input_shape, data.classes, seed, _WEIGHT_DECAY, module)
+    total = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     pruner, masks = None, None
     if method != "dense":
         pruner = force_tf.PruneAtInit(method, sparsity=_SPARSITY.value, seed=seed)
         batches = data.train_batches(_SEARCH_BATCH, seed)
-        masks = pruner.find_masks(model, batches, loss=cross_entropy(), verbose=0)
+        masks = pruner.find_masks(model, batches, loss=cross_entropy(model), verbose=0)
         model = force_tf.apply_masks(model, masks)
     rows = train(
         model,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from image_data import ImageData
 from run_folder import RunFolder
 
+from force_tf.keras_models import keras_of
+
 _CHECKPOINT, _HISTORY = "checkpoint.keras", "history.json"
 
 
-def cross_entropy() -> keras.losses.Loss:
+def cross_entropy(model: keras.Model) -> keras.losses.Loss:
     """Returns the loss that all examples train with and score: cross-entropy of logits and class numbers."""
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return keras_of(model).losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def compile_model(model: keras.Model, learning_rate: float, steps: int, steps_per_execution: int = 1) -> None:
@@ -29,12 +32,13 @@ def compile_model(model: keras.Model, learning_rate: float, steps: int, steps_pe
         steps: Batches in the whole training.
         steps_per_execution: Batches between two returns to Python.
     """
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+    optimizers = keras_of(model).optimizers
+    schedule = optimizers.schedules.PiecewiseConstantDecay(
         [steps * 3 // 7, steps * 5 // 7], [learning_rate, learning_rate / 10, learning_rate / 100]
     )
     model.compile(
-        keras.optimizers.SGD(schedule, momentum=0.9),
-        cross_entropy(),
+        optimizers.SGD(schedule, momentum=0.9),
+        cross_entropy(model),
         metrics=["accuracy"],
         steps_per_execution=steps_per_execution,
     )
@@ -63,7 +67,7 @@ def train(
     """
     steps = data.steps_per_epoch(batch_size)
     compile_model(model, learning_rate, steps * epochs, steps if whole_epochs else 1)
-    rows = _Rows([])
+    rows: list[dict[str, float]] = []
     model.fit(
         data.train_batches(batch_size, seed, epochs=epochs),
         steps_per_epoch=steps,
@@ -71,9 +75,9 @@ def train(
         validation_data=data.test_batches(),
         verbose=0,
         shuffle=False,
-        callbacks=[rows],
+        callbacks=[_keep_rows(model, rows)],
     )
-    return rows.rows
+    return rows
 
 
 def train_resumably(
@@ -105,13 +109,20 @@ def train_resumably(
     steps = data.steps_per_epoch(batch_size)
     rows: list[dict[str, float]] = []
     if folder.has(_CHECKPOINT):
-        model = keras.saving.load_model(folder / _CHECKPOINT)
+        model = keras_of(model).saving.load_model(folder / _CHECKPOINT)
         # The optimizer counts the batches, so that this one file tells all: what a kill may leave behind of the
         # history, which is written before it, is one epoch too many.
         rows = folder.read_json(_HISTORY)[: int(model.optimizer.iterations) // steps]
         print(f"Going on after epoch {len(rows)} of {epochs}.")
     else:
         compile_model(model, learning_rate, steps * epochs)
+
+    def save() -> None:
+        # Unlike with `BackupAndRestore`, a kill at any moment leaves the checkpoint of the epoch before.
+        folder.write_json(_HISTORY, rows)
+        with folder.writing(_CHECKPOINT) as path:
+            model.save(path)
+
     model.fit(
         data.train_batches(batch_size, seed, len(rows), epochs),
         steps_per_epoch=steps,
@@ -120,38 +131,25 @@ def train_resumably(
         validation_data=data.test_batches(),
         verbose=verbose,
         shuffle=False,
-        callbacks=[_Checkpoint(rows, folder), keras.callbacks.TensorBoard(folder / "logs", write_graph=False)],
+        callbacks=[
+            _keep_rows(model, rows, save),
+            keras_of(model).callbacks.TensorBoard(folder / "logs", write_graph=False),
+        ],
     )
     return model, rows
 
 
-class _Rows(keras.callbacks.Callback):
-    """Keeps a row of metrics per epoch."""
+def _keep_rows(model: keras.Model, rows: list[dict[str, float]], then: Callable[[], None] = lambda: None) -> Any:
+    """Returns a callback of the model's Keras that adds a row of metrics after every epoch, and then calls `then`."""
+    begin = time.perf_counter()
 
-    def __init__(self, rows: list[dict[str, float]]):
-        super().__init__()
-        self.rows = rows
+    def on_epoch_begin(epoch: int, logs: dict[str, Any] | None = None) -> None:
+        nonlocal begin
+        begin = time.perf_counter()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._begin = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(epoch: int, logs: dict[str, Any] | None = None) -> None:
         metrics = {name: float(value) for name, value in (logs or {}).items()}
-        self.rows.append({"epoch": epoch + 1, **metrics, "seconds": time.perf_counter() - self._begin})
+        rows.append({"epoch": epoch + 1, **metrics, "seconds": time.perf_counter() - begin})
+        then()
 
-
-class _Checkpoint(_Rows):
-    """Saves the history and the model after every epoch.
-
-    Unlike with `keras.callbacks.BackupAndRestore`, a kill at any moment leaves the checkpoint of the epoch before.
-    """
-
-    def __init__(self, rows: list[dict[str, float]], folder: RunFolder):
-        super().__init__(rows)
-        self._folder = folder
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_epoch_end(epoch, logs)
-        self._folder.write_json(_HISTORY, self.rows)
-        with self._folder.writing(_CHECKPOINT) as path:
-            self.model.save(path)
+    return keras_of(model).callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin, on_epoch_end=on_epoch_end)

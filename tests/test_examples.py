@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from absl import flags
 from absl.testing import flagsaver
 
@@ -129,6 +130,28 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(finished, tmp_path):
     weights = [keras.saving.load_model(f / "model.keras").get_weights() for f in (tmp_path, finished)]
     for resumed_weight, weight in zip(*weights):
         np.testing.assert_allclose(resumed_weight, weight, rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_on_tf_keras(tmp_path):
+    """Killed once, so that a wrapped model is loaded in another process than the one that saved it."""
+    flags = (*tiny(tmp_path), "--keras=tf_keras")
+    process = subprocess.Popen(
+        command("examples/prune_and_train.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    next(line for line in process.stdout if line.startswith("Epoch 3/"))
+    process.kill()
+    process.communicate(timeout=100)
+    resumed = run("examples/prune_and_train.py", *flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on after epoch" in resumed.stdout
+    results = read_results(tmp_path)
+    assert results["versions"]["tf_keras"] == tf_keras.__version__
+    assert results["test_accuracy"] > 0.5, "ten digits: guessing would give 0.1"
+    masks = force_tf.Masks.load(tmp_path / "masks.npz")
+    model = tf_keras.saving.load_model(tmp_path / "model.keras")
+    for layer in ("dense_1", "dense_2", "logits"):
+        kernel = model.get_layer(layer).kernel.numpy()
+        assert np.all(kernel[~masks[f"{layer}/kernel"]] == 0), f"pruned weights of {layer} are not zero"
 
 
 def test_dense_baseline(finished, tmp_path, capsys):
