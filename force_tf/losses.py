@@ -10,6 +10,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import tensorflow as tf
+from keras.src.losses.loss import unscale_loss_for_distribution
 
 from force_tf.batches import Batch
 from force_tf.keras_models import check_same_keras, compile_arguments, keras_of
@@ -188,6 +189,12 @@ class _ScoredLoss(keras.losses.Loss):
         self._base = base
         self._function = base.call if is_loss else base
         self._temperature = temperature
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        value = super().__call__(y_true, y_pred, sample_weight)
+        # Inside the scope of a strategy Keras divides means by the replicas, which share a batch when they train. A
+        # search takes its batches whole.
+        return value if self.reduction in (None, "none", "sum") else unscale_loss_for_distribution(value)
 
     def call(self, y_true, y_pred):
         y_true, y_pred = _same_rank(y_true, y_pred)

@@ -26,7 +26,7 @@ def find_masks(model, method):
 
 
 def check_search(strategy):
-    for method in ("iter_snip", "grasp", "synflow"):
+    for method in ("iter_snip", "grasp", "synflow", "prospr"):
         expected = find_masks(make_model(), method)
         with strategy.scope():
             model = make_model()
