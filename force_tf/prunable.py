@@ -122,8 +122,8 @@ def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[Pr
     Args:
         model: A built Keras model.
         layers: None for what is pruned by default; a name or regular expression or several (matched in full against a
-            layer's name, its path, or a weight's path; a layer with sub-layers stands for all of them); or a callable
-            that takes a layer and says whether to prune it.
+            layer's name, its path, or a weight's path; a layer with sub-layers stands for all of them); a callable that
+            takes a layer and says whether to prune it; or a `PruningPolicy` of tensorflow-model-optimization.
 
     Returns:
         The weights to prune, and a dict that maps the paths of all other prunable weights, and of layers with weights
@@ -133,6 +133,9 @@ def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[Pr
         TypeError: If `layers` is of no such type.
         ValueError: If an entry of `layers` matches nothing or is no regular expression, or if nothing is left to prune.
     """
+    if hasattr(layers, "allow_pruning"):  # a PruningPolicy
+        layers.ensure_model_supports_pruning(model)
+        layers = layers.allow_pruning
     weights, opt_in, left_out = _find_weights(model)
     selector = _selector(layers, weights)
     selected = []
