@@ -145,7 +145,12 @@ class PruneAtInit:
         """Returns the pruned model, ready for `fit`: `apply_masks(model, self.find_masks(model, ...))`.
 
         The arguments are those of `find_masks`.
+
+        Raises:
+            ImportError: If `model` is of `tf_keras`, and tensorflow-model-optimization is not installed.
         """
+        check_model(model)
+        layers.wrapper_class(model)  # a search of hours should not end with a package that is missing
         return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose))
 
     def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:

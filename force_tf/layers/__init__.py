@@ -1,7 +1,16 @@
 """Layers that hold masks: wrap a model, read its masks, unwrap it."""
 
-from force_tf.layers.apply import apply_masks, get_masks, is_pruned, strip_pruning, without_masks
+from force_tf.layers.apply import apply_masks, get_masks, is_pruned, strip_pruning, without_masks, wrapper_class
 from force_tf.layers.keras3 import MaskedLayer
 from force_tf.layers.rebuild import rebuild
 
-__all__ = ["MaskedLayer", "apply_masks", "get_masks", "is_pruned", "rebuild", "strip_pruning", "without_masks"]
+__all__ = [
+    "MaskedLayer",
+    "apply_masks",
+    "get_masks",
+    "is_pruned",
+    "rebuild",
+    "strip_pruning",
+    "without_masks",
+    "wrapper_class",
+]

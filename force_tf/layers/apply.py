@@ -81,7 +81,7 @@ def _wrapped_copy(model, weights: list[prunable.PrunableWeight]) -> keras.Model 
     def wrap(layer, copy):
         if id(layer) not in to_wrap:
             return copy
-        wrapper = _wrapper_class(model)(copy, weights=to_wrap[id(layer)])
+        wrapper = wrapper_class(model)(copy, weights=to_wrap[id(layer)])
         wrapper.sub_layer_names = tuple(chain[-1].name for _, chain in prunable.walk_layers(layer))
         return wrapper
 
@@ -209,7 +209,15 @@ def _masked_weights(model, masks: Masks) -> list[prunable.PrunableWeight]:
     return [weight for weight in weights if weight.path in masks]
 
 
-def _wrapper_class(model) -> type:
+def wrapper_class(model: Any) -> type:
+    """Returns the class of layers that hold masks in models of one Keras.
+
+    Args:
+        model: A model of either Keras.
+
+    Raises:
+        ImportError: If `model` is of tf_keras, and tensorflow-model-optimization is not installed.
+    """
     if keras_models.keras_of(model) is keras:
         return MaskedLayer
     from force_tf.layers import tf_keras  # which imports tfmot
