@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -13,6 +12,7 @@ from force_tf.keras_models import input_specs, preserved_variables
 from force_tf.prunable import PrunableWeight
 
 _ROWS = 16
+_BFLOAT16_EPS = 2.0**-7  # which np.finfo does not know
 
 
 class LayerCollapseWarning(UserWarning):
@@ -45,7 +45,8 @@ def collapsed_weights(
     """Says which weights are to blame if the pruned network's output no longer depends on its input.
 
     Skip connections make a layer without weights harmless, so the network is run in inference mode rather than its
-    weights counted: it has collapsed if one of its outputs is the same for every row, and is not so without masks.
+    weights counted: it has collapsed if one of its outputs is the same for the rows and for copies of the first row, and
+    is not so without masks.
 
     Args:
         model: The Keras model with its dense weights; it comes back as it was.
@@ -58,10 +59,10 @@ def collapsed_weights(
         network has not collapsed.
     """
     with preserved_variables(model):
-        dense = _constant_outputs(model, inputs)
+        dense = _ignored_inputs(model, inputs)
         for weight, mask in zip(weights, masks):
             weight.variable.assign(tf.where(mask, weight.variable, 0))
-        masked = _constant_outputs(model, inputs)
+        masked = _ignored_inputs(model, inputs)
     if not any(now and not before for now, before in zip(masked, dense)):
         return []
     empty = [weight.path for weight, mask in zip(weights, masks) if not mask.any()]
@@ -69,15 +70,27 @@ def collapsed_weights(
     return empty or [weights[i].path for i in sorted(thinnest)]
 
 
-def _constant_outputs(model, inputs) -> list[bool]:
-    """For each output: is it the same for every row, up to the rounding of its largest value?"""
-    constant = []
-    for output in tf.nest.flatten(model(inputs, training=False)):
-        rows = np.asarray(tf.cast(output, tf.float64))
-        resolution = 16 * float(ml_dtypes.finfo(output.dtype.as_numpy_dtype).eps) if output.dtype.is_floating else 0
-        spread = np.abs(rows - rows[:1]).max(initial=0.0)
-        constant.append(bool(spread <= resolution * np.abs(rows).max(initial=0.0)))
-    return constant
+def _ignored_inputs(model, inputs) -> list[bool]:
+    """For each output: does it stay the same, up to rounding, when the first row takes the place of every row?
+
+    Comparing the rows of one output would take the different rounding of equal rows, which grows from layer to layer,
+    for a dependence on the input. Here both sides add up the same numbers in the same places.
+    """
+    copies = tf.nest.map_structure(lambda leaf: tf.gather(leaf, tf.zeros(leaf.shape[0], tf.int32)), inputs)
+    outputs = [tf.nest.flatten(model(rows, training=False)) for rows in (inputs, copies)]
+    ignored = []
+    for output, of_copies in zip(*outputs):
+        values, others = (np.asarray(tf.cast(part, tf.float64)) for part in (output, of_copies))
+        spread = np.abs(values - others).max(initial=0.0)
+        ignored.append(bool(spread <= 2 * _eps(output.dtype) * np.abs(values).max(initial=0.0)))
+    return ignored
+
+
+def _eps(dtype: tf.DType) -> float:
+    """Returns the spacing of a type's numbers from 1 on."""
+    if dtype == tf.bfloat16:
+        return _BFLOAT16_EPS
+    return float(np.finfo(dtype.as_numpy_dtype).eps) if dtype.is_floating else 0.0
 
 
 def collapse_message(paths: Sequence[str], masks: dict[str, np.ndarray]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import ml_dtypes
 import numpy as np
 import tensorflow as tf
 from keras.src.losses.loss import unscale_loss_for_distribution
@@ -220,8 +219,10 @@ def _tempered(loss, y_pred, temperature: float):
         return y_pred
     if _option(loss, "from_logits", False):
         return y_pred / temperature
-    # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row.
-    smallest = ml_dtypes.finfo(y_pred.dtype.as_numpy_dtype).tiny
+    # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row. Temperatures make
+    # probabilities nearly equal, which 16 bits would round to the same number.
+    y_pred = tf.cast(y_pred, tf.float32) if y_pred.dtype.size < tf.float32.size else y_pred
+    smallest = np.finfo(y_pred.dtype.as_numpy_dtype).tiny
     if _name(loss) in _BINARY:
         odds = tf.math.log(tf.maximum(y_pred, smallest)) - tf.math.log(tf.maximum(1.0 - y_pred, smallest))
         return tf.sigmoid(odds / temperature)

@@ -107,6 +107,30 @@ def test_a_network_that_never_depended_on_its_input_is_not_blamed_on_pruning():
     assert masks.metadata["collapsed"] is False
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "float32", "float64"])
+def test_outputs_that_differ_by_a_twentieth_are_not_taken_for_equal(dtype):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, name="dense", dtype=dtype)])
+    kernel = np.full((6, 4), 0.01)
+    kernel[0] = 0.05
+    model.set_weights([kernel, np.ones(4)])
+    x = np.zeros((2, 6), "float32")
+    x[1, 0] = 1.0  # outputs of 1.00 and 1.05
+    masks = force_tf.PruneAtInit("magnitude", sparsity=0.5).find_masks(model, (x, np.zeros(2, "int64")), verbose=0)
+    assert masks["dense/kernel"][0].all()
+    assert masks.metadata["collapsed"] is False
+
+
+@pytest.mark.parametrize("dtype", ["float16", "mixed_bfloat16", "float64"])
+def test_collapse_is_seen_in_every_precision(dtype):
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = plain("random_normal")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.warns(force_tf.LayerCollapseWarning, match="second/kernel"):
+        force_tf.PruneAtInit(Kill("second"), sparsity=0.5).find_masks(model, verbose=0)
+
+
 def test_a_subclassed_model_without_data_cannot_be_tried():
     class Own(keras.Model):
         def __init__(self):

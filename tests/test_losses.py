@@ -156,6 +156,17 @@ def test_the_temperature_matters_to_cross_entropies():
     assert once != divided
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["SparseCategoricalCrossentropy", "BinaryCrossentropy"])
+def test_temperatures_divide_probabilities_of_16_bits(name, dtype):
+    classes, activation = (3, "softmax") if name.startswith("Sparse") else (2, "sigmoid")
+    x, y = blobs(classes=classes)
+    model = mlp((4, 16, 3 if classes == 3 else 1), activation)
+    precise, coarse = (find(model, [(x, y)], getattr(keras.losses, name)(dtype=d), "grasp") for d in ("float64", dtype))
+    agreement = precise.intersection_over_union(coarse)
+    assert agreement > 0.8, agreement  # a third by chance
+
+
 def test_other_losses_ignore_the_temperature():
     x, _ = blobs()
     y = np.random.default_rng(4).standard_normal((24, 3))
