@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from force_tf.keras_models import is_model, keras_of
-
-LayerSelection = str | Iterable[str] | Callable[[Any], bool] | None
+from force_tf.layer_selection import LayerSelection, selector
 
 # Weights that are pruned unless `layers=` says otherwise: those that the papers prune.
 _PRUNABLE = {
@@ -133,20 +130,17 @@ def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[Pr
         TypeError: If `layers` is of no such type.
         ValueError: If an entry of `layers` matches nothing or is no regular expression, or if nothing is left to prune.
     """
-    if hasattr(layers, "allow_pruning"):  # a PruningPolicy
-        layers.ensure_model_supports_pruning(model)
-        layers = layers.allow_pruning
     weights, opt_in, left_out = _find_weights(model)
-    selector = _selector(layers, weights)
+    is_selected = selector(layers, model, weights)
     selected = []
     for weight in weights:
         if weight.path in left_out:
             continue
-        if selector is None:
+        if is_selected is None:
             if weight.path in opt_in:
                 left_out[weight.path] = "not pruned by default: select its layer with `layers=`"
                 continue
-        elif not selector(weight):
+        elif not is_selected(weight):
             left_out[weight.path] = "not selected by `layers`"
             continue
         selected.append(weight)
@@ -288,46 +282,3 @@ def _unprunable_reason(layer, variable) -> str | None:
     if not variable.trainable or not layer.trainable:
         return "frozen"
     return None
-
-
-def _selector(layers: LayerSelection, weights: list[PrunableWeight]) -> Callable[[PrunableWeight], bool] | None:
-    if layers is None:
-        return None
-    if callable(layers):
-        return lambda weight: any(layers(layer) for layer in weight.layers)
-    patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else None
-    if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(
-            "Expected `layers` to be None, layer names or regular expressions, or a callable that takes a layer. "
-            f"Received: layers={layers!r}"
-        )
-    if not patterns:
-        raise ValueError("Expected `layers` to name at least one layer, or None for all. Received: an empty list.")
-    names = {weight.path: _names(weight) for weight in weights}
-    for pattern in patterns:
-        if not any(_matches(pattern, name) for options in names.values() for name in options):
-            known = sorted({weight.path.rpartition("/")[0] for weight in weights})
-            close = difflib.get_close_matches(pattern, known, n=1) or known[:8]
-            raise ValueError(
-                f"Expected every entry of `layers` to match a layer with prunable weights, such as {', '.join(close)}. "
-                f"Received: {pattern!r}, which matches none."
-            )
-    return lambda weight: any(_matches(pattern, name) for pattern in patterns for name in names[weight.path])
-
-
-def _names(weight: PrunableWeight) -> set[str]:
-    """What a pattern may match: the weight's path, and the path and the name of each layer around it."""
-    parts = weight.path.split("/")
-    paths = {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
-    return paths | {layer.name for layer in weight.layers}
-
-
-def _matches(pattern: str, name: str) -> bool:
-    if pattern == name:
-        return True
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise ValueError(
-            f"Expected layer names or regular expressions in `layers` ({error}). Received: {pattern!r}"
-        ) from None

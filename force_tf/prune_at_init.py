@@ -17,9 +17,10 @@ from force_tf import arguments, criteria, layers, presets, schedules, selection
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
 from force_tf.keras_models import check_inputs, check_model, keras_of, preserved_variables
+from force_tf.layer_selection import LayerSelection
 from force_tf.losses import DataLoss
 from force_tf.masks import Masks
-from force_tf.prunable import LayerSelection, PrunableWeight, all_prunable_weights, prunable_weights
+from force_tf.prunable import PrunableWeight, all_prunable_weights, prunable_weights
 from force_tf.version import __version__
 
 
