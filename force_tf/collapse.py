@@ -45,8 +45,8 @@ def collapsed_weights(
     """Says which weights are to blame if the pruned network's output no longer depends on its input.
 
     Skip connections make a layer without weights harmless, so the network is run in inference mode rather than its
-    weights counted: it has collapsed if one of its outputs is the same for the rows and for copies of the first row, and
-    is not so without masks.
+    weights counted: it has collapsed if one of its outputs is the same for the rows and for copies of the first row,
+    and is not so without masks.
 
     Args:
         model: The Keras model with its dense weights; it comes back as it was.

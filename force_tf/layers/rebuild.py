@@ -29,7 +29,7 @@ def rebuild(
     replacement: Callable[[Any, Any], Any] = lambda layer, copy: copy,
     precision: str | None = None,
 ) -> keras.Model:
-    """Returns a new model of the same graph that shares nothing with `model`.
+    """Returns a new model of the same graph that shares nothing with `model`, and is distributed as it is.
 
     Args:
         model: A built Functional or Sequential model. Models inside it are rebuilt too.
@@ -57,19 +57,20 @@ def rebuild(
             shown[id(copy)] = new_layer
         return new_layer
 
-    rebuilt = _clone_graph(model, clone)
-    if not rebuilt.built:
-        rebuilt.build(model.input_shape)
-    _copy_attributes(model, rebuilt, shown, keep_policies=precision is None)
-    variables = [_copy_variables(source, copy) for source, copy in pairs]
-    variables = [pair for of_layer in variables for pair in of_layer]
-    if len({id(source) for source, _ in variables}) != len(_unmasked_variables(model)):
-        raise NotCopyableError(
-            "Expected a model whose variables all belong to its layers. "
-            f"Received: {model.name!r} of class {type(model).__name__}, which has variables of its own."
-        )
-    if precision is None:
-        copy_compile_configuration(model, rebuilt, variables)
+    with model.distribute_strategy.scope():
+        rebuilt = _clone_graph(model, clone)
+        if not rebuilt.built:
+            rebuilt.build(model.input_shape)
+        _copy_attributes(model, rebuilt, shown, keep_policies=precision is None)
+        variables = [_copy_variables(source, copy) for source, copy in pairs]
+        variables = [pair for of_layer in variables for pair in of_layer]
+        if len({id(source) for source, _ in variables}) != len(_unmasked_variables(model)):
+            raise NotCopyableError(
+                "Expected a model whose variables all belong to its layers. "
+                f"Received: {model.name!r} of class {type(model).__name__}, which has variables of its own."
+            )
+        if precision is None:
+            copy_compile_configuration(model, rebuilt, variables)
     return rebuilt
 
 
