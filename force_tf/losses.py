@@ -219,8 +219,8 @@ def _tempered(loss, y_pred, temperature: float):
         return y_pred
     if _option(loss, "from_logits", False):
         return y_pred / temperature
-    # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row. High temperatures
-    # make probabilities nearly equal, which 16 bits would round to the same number.
+    # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row. A high
+    # temperature makes probabilities nearly equal, which 16 bits would round to the same number.
     y_pred = tf.cast(y_pred, tf.float32) if y_pred.dtype.size < tf.float32.size else y_pred
     smallest = np.finfo(y_pred.dtype.as_numpy_dtype).tiny
     if _name(loss) in _BINARY:
