@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_mirrored_strategy_over_two_virtual_cpus():
+
+@pytest.mark.parametrize("module", ["keras", "tf_keras"])
+def test_mirrored_strategy_over_two_virtual_cpus(module):
     script = Path(__file__).parent / "two_replicas.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, module], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

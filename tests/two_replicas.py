@@ -1,4 +1,12 @@
-"""Searches, wraps and trains under MirroredStrategy over two virtual CPUs; to be run in a process of its own."""
+"""Searches, wraps and trains under MirroredStrategy over two virtual CPUs; to be run in a process of its own.
+
+Its argument is the Keras to use, `keras` or `tf_keras`.
+"""
+
+import importlib
+import sys
+import tempfile
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -12,11 +20,12 @@ import numpy as np  # noqa: E402
 from training import compiled_model, data  # noqa: E402
 
 import force_tf  # noqa: E402
+from force_tf.layers import wrapper_class  # noqa: E402
 
 
-def make_model(optimizer="adam"):
-    keras.utils.set_random_seed(0)
-    return compiled_model(optimizer)
+def make_model(module, optimizer="adam"):
+    module.utils.set_random_seed(0)
+    return compiled_model(optimizer, module)
 
 
 def find_masks(model, method):
@@ -25,44 +34,80 @@ def find_masks(model, method):
     return pruner.find_masks(model, data(), verbose=0)
 
 
-def check_search(strategy):
+def check_search(module, strategy):
     for method in ("iter_snip", "grasp", "synflow", "prospr"):
-        expected = find_masks(make_model(), method)
+        expected = find_masks(make_model(module), method)
         with strategy.scope():
-            model = make_model()
+            model = make_model(module)
             inside = find_masks(model, method)
         assert inside == expected, f"{method} finds other masks inside the scope"
         assert find_masks(model, method) == expected, f"{method} finds other masks outside of the scope"
 
 
-def check_training(strategy, optimizer, **arguments):
+def prune(module, strategy, optimizer="adam"):
     with strategy.scope():
-        model = make_model(optimizer)
-        masks = find_masks(model, "snip")
-        pruned = force_tf.apply_masks(model, masks)
+        model = make_model(module, optimizer)
+    masks = find_masks(model, "snip")
+    return force_tf.apply_masks(model, masks), masks  # outside of the scope: a copy is distributed as the model is
+
+
+def check_training(module, strategy, optimizer, **arguments):
+    pruned, masks = prune(module, strategy, optimizer)
     pruned.run_eagerly = arguments.get("run_eagerly", False)
     before = {weight.path: weight.variable.numpy() for weight in masked_weights(pruned)}
     pruned.fit(*data(), batch_size=8, verbose=0)
     for weight in masked_weights(pruned):
-        mask, replicas = weight.mask.numpy(), [value.numpy() for value in weight.variable.value.values]
+        mask, replicas = masks_of(weight), [value.numpy() for value in replicas_of(weight.variable)]
         assert len(replicas) == strategy.num_replicas_in_sync == 2
         assert not np.array_equal(replicas[0], before[weight.path]), f"{weight.path} has not trained"
         for replica in replicas:
             assert not replica[~mask].any(), f"{optimizer}: pruned weights of {weight.path} are not zero"
             np.testing.assert_array_equal(replica, replicas[0])
+    assert force_tf.get_masks(pruned) == masks
+    return pruned
+
+
+def check_assignment(pruned):
+    for weight in masked_weights(pruned):
+        mask = masks_of(weight)
         weight.variable.assign(np.ones(mask.shape))
         np.testing.assert_array_equal(weight.variable, mask)
-    assert force_tf.get_masks(pruned) == masks
+
+
+def check_strip_and_export(module, strategy):
+    pruned, masks = prune(module, strategy)
+    plain = force_tf.strip_pruning(pruned)
+    assert plain.distribute_strategy is strategy
+    for path, mask in masks.items():
+        replicas = replicas_of(plain.get_layer(path.split("/")[0]).kernel)
+        assert len(replicas) == 2
+        assert not any(replica.numpy()[~mask].any() for replica in replicas), path
+    with tempfile.TemporaryDirectory() as directory:
+        report = force_tf.export_tflite(pruned, Path(directory) / "model.tflite")
+    assert report.max_difference < 1e-4, report
 
 
 def masked_weights(pruned):
-    wrappers = [layer for layer in pruned.layers if isinstance(layer, force_tf.MaskedLayer)]
+    wrappers = [layer for layer in pruned.layers if isinstance(layer, wrapper_class(pruned))]
     return [weight for wrapper in wrappers for weight in wrapper.masked_weights]
 
 
+def masks_of(weight):
+    return weight.mask.numpy().astype(bool)
+
+
+def replicas_of(variable):
+    """Returns the copy of a variable on each device."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).values
+
+
 if __name__ == "__main__":
+    of = importlib.import_module(sys.argv[1])
     two_cpus = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    check_search(two_cpus)
-    for name in ("adam", "muon"):
-        check_training(two_cpus, name)
-    check_training(two_cpus, "adam", run_eagerly=True)
+    check_search(of, two_cpus)
+    trained = check_training(of, two_cpus, "adam")
+    check_training(of, two_cpus, "adam", run_eagerly=True)
+    check_strip_and_export(of, two_cpus)
+    if of is keras:
+        check_training(of, two_cpus, "muon")
+        check_assignment(trained)
