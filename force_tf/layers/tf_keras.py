@@ -16,6 +16,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras.src.mixed_precision.autocast_variable import enable_auto_cast_variables
 
+from force_tf.layers.masked_tf_variable import mask_variable
 from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
 from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
 
@@ -150,7 +151,7 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         options = {"dtype": getattr(variable, "true_dtype", variable.dtype), "trainable": False, "autocast": False}
         mask = self.add_weight(name=f"{name}_mask", shape=variable.shape, initializer="ones", **options)
         threshold = self.add_weight(name=f"{name}_threshold", shape=(), initializer="zeros", **options)
-        _mask_constraint(variable, mask)
+        mask_variable(variable, mask)
         _mask_regularizer(owner, variable, mask)
         return _MaskedWeight(path, owner, slot, variable, mask, threshold)
 
@@ -170,19 +171,8 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         return tf_keras.layers.Layer.get_weights(self)
 
     def set_weights(self, weights: list[Any]) -> None:
-        """Sets all weights, as `get_weights` gives them, and makes the pruned ones zero."""
+        """Sets the values of all weights, as `get_weights` gives them."""
         tf_keras.layers.Layer.set_weights(self, weights)
-        self._project()
-
-    def _project(self) -> None:
-        for weight in self.masked_weights:
-            weight.project()
-
-    def save_own_variables(self, store: Any) -> None:
-        # Keras writes a layer before the layers inside it, so this reaches the weights before they are written, also
-        # when they have been assigned since the last step.
-        self._project()
-        super().save_own_variables(store)
 
     def get_build_config(self) -> None:
         """Returns None: a loaded wrapper is built when it is called, as its layer is."""
@@ -201,24 +191,6 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         wrapper.sub_layer_names = tuple(names)
         wrapper.call_specs = specs
         return wrapper
-
-
-class _KeepPruned(tf_keras.constraints.Constraint):
-    """Applies the user's constraint, then the mask. Keras optimizers apply it at the end of every step."""
-
-    def __init__(self, mask: tf.Variable, constraint: tf_keras.constraints.Constraint | None):
-        self.mask = mask
-        self.constraint = constraint
-
-    def __call__(self, weight):
-        return keep(weight if self.constraint is None else self.constraint(weight), self.mask)
-
-
-def _mask_constraint(variable: tf.Variable, mask: tf.Variable) -> None:
-    constraint = _KeepPruned(mask, variable.constraint)
-    variable = getattr(variable, "_variable", variable)  # around which mixed precision puts another
-    for part in getattr(variable, "values", (variable,)):  # one on each device, under tf.distribute
-        part._constraint = constraint  # on the variable, so that the layer's own config stays as it was
 
 
 def _mask_regularizer(owner: tf_keras.layers.Layer, variable: tf.Variable, mask: tf.Variable) -> None:
