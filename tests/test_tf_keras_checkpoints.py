@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from training import assert_pruned, compiled_model, data, fit_and_check, kernels, random_masks, train
+from training import assert_pruned, compiled_model, data, dtype_policy, fit_and_check, kernels, random_masks, train
 
 from force_tf.layers import apply_masks, get_masks
 
@@ -125,12 +125,9 @@ def by_checkpoint_of_layers(pruned, dense, tmp_path):
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("load", [by_layer_weights, by_own_variables, by_assignment, by_checkpoint_of_layers])
 def test_dense_weights_are_masked_when_they_are_loaded(load, policy, tmp_path):
-    tf_keras.mixed_precision.set_global_policy(policy)
-    try:
+    with dtype_policy(policy, tf_keras):
         pruned, masks = wrapped(seed=1)
         dense = dense_model()
-    finally:
-        tf_keras.mixed_precision.set_global_policy("float32")
     pruned.fit(*data(8), verbose=0)  # with functions traced before
     load(pruned, dense, tmp_path)
     expected = masked(kernels(dense), masks)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from training import compiled_model, data, fit_and_check, random_masks, train
+from training import compiled_model, data, dtype_policy, fit_and_check, random_masks, train
 
 from force_tf.layers import apply_masks
 from force_tf.layers.tf_keras import MaskedLayer
@@ -15,6 +15,7 @@ OPTIMIZERS = {
     "adamw_clipnorm": lambda: optimizers.AdamW(0.01, weight_decay=0.1, clipnorm=0.1),
     "global_clipnorm": lambda: optimizers.Adam(0.01, global_clipnorm=0.1),
     "averages": lambda: optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+    "lion": lambda: optimizers.Lion(0.01),
     "ftrl": lambda: optimizers.Ftrl(0.01),
     "legacy_sgd": lambda: legacy.SGD(0.05, momentum=0.9),
     "legacy_adam": lambda: legacy.Adam(0.01),
@@ -37,14 +38,17 @@ def test_pruned_weights_stay_zero_when_compiled_with(arguments):
 
 @pytest.mark.parametrize("family", [optimizers, legacy], ids=["new", "legacy"])
 def test_mixed_precision_with_loss_scaling(family):
-    tf_keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
+    with dtype_policy("mixed_float16", tf_keras):
         pruned, _ = train(family.Adam(0.01), module=tf_keras, fit_arguments={"epochs": 1})
-    finally:
-        tf_keras.mixed_precision.set_global_policy("float32")
     assert isinstance(pruned.optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
     assert pruned.get_layer("hidden").compute_dtype == "float16"
     assert pruned.get_layer("hidden").masked_weights[0].mask.dtype == tf.float32
+
+
+def test_mixed_precision_without_loss_scaling():
+    with dtype_policy("mixed_bfloat16", tf_keras):
+        pruned, _ = train(optimizers.Adam(0.01, use_ema=True), module=tf_keras, fit_arguments={"epochs": 1})
+    assert pruned.get_layer("hidden").compute_dtype == "bfloat16"
 
 
 def test_momenta_from_before_do_not_revive_what_is_pruned_later():

@@ -1,5 +1,7 @@
 """A small model to wrap and train, for tests of what training and files do to pruned weights, in either Keras."""
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -28,6 +30,16 @@ def compiled_model(optimizer="adam", module=keras, regularizer=None, **compile_a
     loss = module.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss, **compile_arguments)
     return model
+
+
+@contextlib.contextmanager
+def dtype_policy(policy, module=keras):
+    """Makes the models of the block compute in another precision."""
+    module.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        module.mixed_precision.set_global_policy("float32")
 
 
 def random_masks(model, density=0.4, seed=0):
