@@ -108,6 +108,6 @@ if __name__ == "__main__":
     trained = check_training(of, two_cpus, "adam")
     check_training(of, two_cpus, "adam", run_eagerly=True)
     check_strip_and_export(of, two_cpus)
+    check_assignment(trained)
     if of is keras:
         check_training(of, two_cpus, "muon")
-        check_assignment(trained)
