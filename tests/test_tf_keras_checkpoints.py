@@ -113,7 +113,22 @@ def by_own_variables(pruned, dense, tmp_path):
 
 
 def by_assignment(pruned, dense, tmp_path):
-    assign(pruned, kernels(dense))
+    for layer, inner in layers_of(pruned, dense):
+        if hasattr(layer, "kernel"):
+            inner.kernel.assign(layer.kernel)
+
+
+def by_addition(pruned, dense, tmp_path):
+    for path, value in kernels(dense).items():
+        kernel = pruned.get_layer(path.partition("/")[0]).layer.kernel
+        kernel.assign(np.zeros_like(value))
+        kernel.assign_add(value)
+
+
+def by_traced_function(pruned, dense, tmp_path):
+    assign_all = tf.function(by_assignment)
+    assign_all(pruned, dense, tmp_path)
+    assign_all(pruned, dense, tmp_path)  # only the first call runs Python code
 
 
 def by_checkpoint_of_layers(pruned, dense, tmp_path):
@@ -123,13 +138,17 @@ def by_checkpoint_of_layers(pruned, dense, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("load", [by_layer_weights, by_own_variables, by_assignment, by_checkpoint_of_layers])
+@pytest.mark.parametrize(
+    "load",
+    [by_layer_weights, by_own_variables, by_assignment, by_addition, by_traced_function, by_checkpoint_of_layers],
+)
 def test_dense_weights_are_masked_when_they_are_loaded(load, policy, tmp_path):
     with dtype_policy(policy, tf_keras):
         pruned, masks = wrapped(seed=1)
         dense = dense_model()
     pruned.fit(*data(8), verbose=0)  # with functions traced before
     load(pruned, dense, tmp_path)
+    pruned.save_weights(tmp_path / "loaded.weights.h5")  # before anything reads them
     expected = masked(kernels(dense), masks)
     for path, value in expected.items():
         variable = pruned.get_layer(path.partition("/")[0]).layer.kernel
@@ -137,6 +156,8 @@ def test_dense_weights_are_masked_when_they_are_loaded(load, policy, tmp_path):
         np.testing.assert_array_equal(np.asarray(variable), value)
     assert_kernels(pruned, expected)
     assert get_masks(pruned) == masks
+    pruned.load_weights(tmp_path / "loaded.weights.h5")
+    assert_kernels(pruned, expected)
 
 
 @pytest.mark.parametrize("use_ema", [False, True])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -26,7 +25,6 @@ def mask_variable(variable: tf.Variable, mask: tf.Variable) -> None:
         part._constraint = constraint
         part.__class__ = _MaskedVariable
         part.mask = mask_part
-        part.assigned = False
 
 
 def unmask_variable(variable: tf.Variable) -> None:
@@ -36,7 +34,7 @@ def unmask_variable(variable: tf.Variable) -> None:
         part.assign(keep(part, part.mask))
         part._constraint = constraint
         part.__class__ = ResourceVariable
-        del part.mask, part.assigned
+        del part.mask
 
 
 def _parts(variable: tf.Variable) -> Iterator[ResourceVariable]:
@@ -47,26 +45,17 @@ def _parts(variable: tf.Variable) -> Iterator[ResourceVariable]:
 class _MaskedVariable(ResourceVariable):
     """A variable that whoever reads it finds masked, also after it was assigned from outside.
 
-    It is projected when it is next read, not when it is assigned: loading a file assigns a weight before its mask.
-    Training steps are traced, and so neither read nor assigned here: they cost nothing more.
+    It is projected when it is read, not when it is assigned: loading a file assigns a weight before its mask, and what
+    a traced function assigns is not noticed here. Traced functions read the variable as it is, so they cost nothing
+    more.
 
     Attributes:
         mask: Variable of the same shape and type.
-        assigned: Whether the variable was assigned since it was last projected.
     """
 
-    def assign(self, *args: Any, **kwargs: Any) -> Any:
-        self.assigned = True
-        return super().assign(*args, **kwargs)
-
-    def _restore_from_tensors(self, restored_tensors):  # tf.train.Checkpoint
-        self.assigned = True
-        return super()._restore_from_tensors(restored_tensors)
-
     def _read_variable_op(self, no_copy=False):
-        if self.assigned and tf.executing_eagerly():
-            super().assign(keep(super()._read_variable_op(), self.mask))
-            self.assigned = False
+        if tf.executing_eagerly():
+            self.assign(keep(super()._read_variable_op(), self.mask))
         return super()._read_variable_op(no_copy)
 
 
