@@ -11,9 +11,9 @@ import keras
 
 from force_tf import keras_models, prunable
 from force_tf.layers import in_place
-from force_tf.layers.keras3 import MaskedLayer
 from force_tf.layers.masking import keep, paths_by_layer
 from force_tf.layers.rebuild import NotCopyableError, is_graph, rebuild
+from force_tf.layers.wrappers import masks_of, wrapper_class
 from force_tf.masks import Masks
 
 
@@ -35,8 +35,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     functions of your own (`tf.function`) after wrapping.
 
     Args:
-        model: A built model of Keras 3, or a Functional or Sequential one of the legacy tf_keras (which takes
-            tensorflow-model-optimization; see `force_tf.layers.tf_keras`). Models inside it may be nested to any depth.
+        model: A built model of Keras 3, or of the legacy tf_keras (which takes tensorflow-model-optimization; see
+            `force_tf.layers.tf_keras`). Models inside it may be nested to any depth.
         masks: `Masks`, or any mapping from a weight's path to an array of booleans (or of zeros and ones) of the
             weight's shape; True marks a kept weight. Every weight that is pruned by default needs a mask, unless the
             `Masks` say that it was left out.
@@ -63,9 +63,7 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
         raise ValueError(f"Expected a model without masks: call strip_pruning first. Received: {model.name!r}")
     masks = masks if isinstance(masks, Masks) else Masks(masks)
     weights = _masked_weights(model, masks)
-    # Layers of tf_keras are not wrapped in place: what cannot be copied is an error.
-    copyable = is_graph(model) or keras_models.keras_of(model) is not keras
-    pruned = _wrapped_copy(model, weights) if copyable else None
+    pruned = _wrapped_copy(model, weights) if is_graph(model) else None
     if pruned is None:
         in_place.wrap(model, in_place.layers_to_wrap(model, weights))
         pruned = model
@@ -88,8 +86,6 @@ def _wrapped_copy(model, weights: list[prunable.PrunableWeight]) -> keras.Model 
     try:
         return rebuild(model, replacement=wrap)
     except NotCopyableError as error:
-        if keras_models.keras_of(model) is not keras:
-            raise
         warnings.warn(f"The model {model.name!r} is wrapped in place, as it cannot be copied. {error}", stacklevel=3)
         return None
 
@@ -171,7 +167,7 @@ def get_masks(model: keras.Model) -> Masks:
     found = {
         f"{path}/{relative}": mask
         for path, wrapper in prunable.wrappers(model)
-        for relative, mask in _masks_of(wrapper).items()
+        for relative, mask in masks_of(wrapper).items()
     }
     left_out = {
         weight.path: "not masked" for weight in prunable.all_prunable_weights(model) if weight.path not in found
@@ -207,27 +203,3 @@ def _masked_weights(model, masks: Masks) -> list[prunable.PrunableWeight]:
     if difference:
         raise ValueError(f"Expected masks for this model. Received masks that differ: {difference}")
     return [weight for weight in weights if weight.path in masks]
-
-
-def wrapper_class(model: Any) -> type:
-    """Returns the class of layers that hold masks in models of one Keras.
-
-    Args:
-        model: A model of either Keras.
-
-    Raises:
-        ImportError: If `model` is of tf_keras, and tensorflow-model-optimization is not installed.
-    """
-    if keras_models.keras_of(model) is keras:
-        return MaskedLayer
-    from force_tf.layers import tf_keras  # which imports tfmot
-
-    return tf_keras.MaskedLayer
-
-
-def _masks_of(wrapper) -> dict[str, Any]:
-    if hasattr(wrapper, "get_masks"):
-        return wrapper.get_masks()
-    from force_tf.layers import tfmot
-
-    return tfmot.read_masks(wrapper)

@@ -32,6 +32,10 @@ class _MaskedWeight(MaskedWeight):
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
 
+    def release(self) -> None:
+        """Leaves θ⊙m in the variable, which nothing masks from then on."""
+        unmask_variable(self.variable)
+
 
 @keras.saving.register_keras_serializable(package="force_tf")
 class MaskedLayer(MaskHolder, keras.layers.Wrapper):
@@ -115,16 +119,6 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         mask_variable(variable, mask)
         return _MaskedWeight(path, owner, slot, variable, mask)
 
-    def __getattr__(self, name):
-        # Reached for what the wrapper lacks. Code that had the layer still finds its `units` or its `kernel`, which is
-        # masked here too.
-        if name.startswith("_") or "layer" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        for weight in vars(self).get("masked_weights", ()):
-            if weight.path == name:
-                return weight.effective()
-        return getattr(self.layer, name)
-
     def keep_at_every_step(self) -> None:
         """Sets pruned weights to zero after steps of any optimizer, for those that have momenta already."""
         for weight in self.masked_weights:
@@ -148,30 +142,6 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
 
     def compute_mask(self, inputs, previous_mask=None):
         return self.layer.compute_mask(inputs, previous_mask)
-
-    def save_own_variables(self, store: Any) -> None:
-        # Keras writes a layer before the layers inside it, so this reaches the weights before they are written, also
-        # when they have been assigned since the last step.
-        for weight in self.masked_weights:
-            weight.project()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        if not store.keys():
-            raise ValueError(
-                "Expected a file with masks. To load one that was saved without: `masks = get_masks(model)`, "
-                "`plain = strip_pruning(model)`, `plain.load_weights(path)`, `model = apply_masks(plain, masks)`. "
-                f"Received: none for {self.name!r}"
-            )
-        super().load_own_variables(store)
-
-    def _lookup_dependency(self, name, cached_dependencies=None):
-        # `tf.train.Checkpoint.restore` goes by names of attributes, and hands over those that there are. A checkpoint
-        # of the unwrapped model has the attributes of the layer in the place of the wrapper's.
-        found = super()._lookup_dependency(name, cached_dependencies)
-        if found is None and cached_dependencies is not None:
-            return self.layer._lookup_dependency(name, self.layer._trackable_children())
-        return found
 
     def get_build_config(self) -> dict[str, Any] | None:
         # A layer without a `build` of its own gets its weights from its first call.

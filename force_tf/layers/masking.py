@@ -93,6 +93,22 @@ class MaskHolder:
             weights[path].mask.assign(tf.cast(mask, weights[path].mask.dtype))
             weights[path].project()
 
+    def release(self) -> None:
+        """Leaves θ⊙m in the weights, which nothing masks from then on."""
+        for weight in self.masked_weights:
+            weight.release()
+        self.masked_weights = []
+
+    def __getattr__(self, name):
+        # Reached for what the wrapper lacks. Code that had the layer still finds its `units` or its `kernel`, which is
+        # masked here too.
+        if name.startswith("_") or "layer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        for weight in vars(self).get("masked_weights", ()):
+            if weight.path == name:
+                return weight.effective()
+        return getattr(self.layer, name)
+
     @contextlib.contextmanager
     def _holding(self, values: Iterable[tuple[MaskedWeight, tf.Tensor]]) -> Iterator[None]:
         """Puts values in the place of weights for the length of the block."""
@@ -106,6 +122,30 @@ class MaskHolder:
         finally:
             for weight, _ in values:
                 vars(weight.owner)[weight.slot] = weight.variable
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras writes a layer before the layers inside it, so this reaches the weights before they are written, also
+        # when they have been assigned since the last step.
+        for weight in self.masked_weights:
+            weight.project()
+        super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        if not store.keys():
+            raise ValueError(
+                "Expected a file with masks. To load one that was saved without: `masks = get_masks(model)`, "
+                "`plain = strip_pruning(model)`, `plain.load_weights(path)`, `model = apply_masks(plain, masks)`. "
+                f"Received: none for {self.name!r}"
+            )
+        super().load_own_variables(store)
+
+    def _lookup_dependency(self, name, cached_dependencies=None):
+        # `tf.train.Checkpoint.restore` goes by names of attributes, and hands over those that there are. A checkpoint
+        # of the unwrapped model has the attributes of the layer in the place of the wrapper's.
+        found = super()._lookup_dependency(name, cached_dependencies)
+        if found is None and cached_dependencies is not None:
+            return self.layer._lookup_dependency(name, self.layer._trackable_children())
+        return found
 
     def _restore_sub_layer_names(self) -> None:
         # Keras numbers unnamed sub-layers anew in every copy; paths must outlive copying and loading.

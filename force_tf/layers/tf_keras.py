@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 from tf_keras.src.mixed_precision.autocast_variable import enable_auto_cast_variables
 
-from force_tf.layers.masked_tf_variable import mask_variable
+from force_tf.layers.masked_tf_variable import mask_variable, unmask_variable
 from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
 from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
 
@@ -29,6 +29,11 @@ class _MaskedWeight(MaskedWeight):
         """Returns θ⊙m in the dtype in which the owner reads its variable."""
         with enable_auto_cast_variables(self.owner._compute_dtype_object):
             return keep(self.variable, self.mask)
+
+    def release(self) -> None:
+        """Leaves θ⊙m in the variable, which nothing masks from then on."""
+        unmask_variable(self.variable)
+        _unmask_regularizer(self.owner, self.mask)
 
 
 class KeepMasks(PruningSchedule):
@@ -174,6 +179,9 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         """Sets the values of all weights, as `get_weights` gives them."""
         tf_keras.layers.Layer.set_weights(self, weights)
 
+    def keep_at_every_step(self) -> None:
+        """Does nothing: in tf_keras pruned weights are set to zero after steps of any optimizer anyway."""
+
     def get_build_config(self) -> None:
         """Returns None: a loaded wrapper is built when it is called, as its layer is."""
 
@@ -193,17 +201,34 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         return wrapper
 
 
+@dataclasses.dataclass(frozen=True)
+class _MaskedPenalty:
+    """A regularization loss of θ⊙m instead of θ, so that it has no gradient at pruned weights either."""
+
+    penalty: functools.partial  # of a function of the variable
+    mask: tf.Variable
+
+    def __call__(self) -> tf.Tensor:
+        return self.penalty.func(keep(self.penalty.args[0], self.mask))
+
+
 def _mask_regularizer(owner: tf_keras.layers.Layer, variable: tf.Variable, mask: tf.Variable) -> None:
-    """Lets the layer regularize θ⊙m instead of θ, so that the penalty has no gradient at pruned weights either."""
+    for position, loss, penalty in _penalties(owner):
+        if isinstance(penalty, functools.partial) and penalty.args and penalty.args[0] is variable:
+            owner._callable_losses[position] = functools.partial(loss.func, _MaskedPenalty(penalty, mask))
+
+
+def _unmask_regularizer(owner: tf_keras.layers.Layer, mask: tf.Variable) -> None:
+    for position, loss, penalty in _penalties(owner):
+        if isinstance(penalty, _MaskedPenalty) and penalty.mask is mask:
+            owner._callable_losses[position] = functools.partial(loss.func, penalty.penalty)
+
+
+def _penalties(owner: tf_keras.layers.Layer) -> Iterator[tuple[int, functools.partial, Any]]:
+    """Yields (position, loss, what it calls) of the losses that layers add as functions, regularization among them."""
     for position, loss in enumerate(owner._callable_losses):
-        penalty = loss.args[0] if isinstance(loss, functools.partial) and loss.args else None
-        if isinstance(penalty, functools.partial) and any(argument is variable for argument in penalty.args):
-            masked = functools.partial(_of_masked, penalty.func, variable, mask)
-            owner._callable_losses[position] = functools.partial(loss.func, masked)
-
-
-def _of_masked(penalty: Any, variable: tf.Variable, mask: tf.Variable) -> tf.Tensor:
-    return penalty(keep(variable, mask))
+        if isinstance(loss, functools.partial) and loss.args:
+            yield position, loss, loss.args[0]
 
 
 def _spec(value: Any) -> Any:
