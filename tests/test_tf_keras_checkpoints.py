@@ -160,6 +160,20 @@ def test_dense_weights_are_masked_when_they_are_loaded(load, policy, tmp_path):
     assert_kernels(pruned, expected)
 
 
+def test_dense_checkpoints_of_whole_models_are_masked_and_dense_files_refused(tmp_path):
+    pruned, masks = wrapped(seed=1)
+    dense = dense_model()
+    before = kernels(pruned)
+    dense.save_weights(tmp_path / "dense.weights.h5")
+    with pytest.raises(ValueError, match=r"strip_pruning\(model\)(.|\n)*Received: none for 'conv'"):
+        pruned.load_weights(tmp_path / "dense.weights.h5")
+    assert_kernels(pruned, before)
+    dense.save_weights(str(tmp_path / "dense"))
+    pruned.load_weights(str(tmp_path / "dense")).expect_partial()
+    assert_kernels(pruned, masked(kernels(dense), masks))
+    assert get_masks(pruned) == masks
+
+
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_training_on_weights_assigned_from_outside_ignores_what_is_pruned(use_ema):
     models = []  # the function that trains is traced before, and the weights are not read before it runs again
