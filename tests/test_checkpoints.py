@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import assert_pruned, compiled_model, data, fit_and_check, kernels, random_masks, train
+from training_forms import assert_pruned, compiled_model, data, fit_and_check, kernels, random_masks, train
 
 from force_tf.layers import apply_masks, get_masks, strip_pruning
 

@@ -157,7 +157,7 @@ def cases():
             yield pytest.param(build, method, id=f"{build.__name__}-{method}", marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize(("build", "method"), cases())
+@pytest.mark.parametrize(("build", "method"), list(cases()))
 def test_masks_are_the_same(build, method):
     new, legacy = float64_models(build)
     pruner = force_tf.PruneAtInit(method, sparsity=0.7, steps=3, seed=0)

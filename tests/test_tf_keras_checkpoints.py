@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from training import assert_pruned, compiled_model, data, dtype_policy, fit_and_check, kernels, random_masks, train
+from training_forms import (
+    assert_pruned,
+    compiled_model,
+    data,
+    dtype_policy,
+    fit_and_check,
+    kernels,
+    random_masks,
+    train,
+)
 
 from force_tf.layers import apply_masks, get_masks
 

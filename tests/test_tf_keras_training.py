@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from training import compiled_model, data, dtype_policy, fit_and_check, random_masks, train
+from training_forms import compiled_model, data, dtype_policy, fit_and_check, random_masks, train
 
 from force_tf.layers import apply_masks
 from force_tf.layers.tf_keras import MaskedLayer

@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import assert_pruned, compiled_model, data, dtype_policy, fit_and_check, kernels, random_masks, train
+from training_forms import (
+    assert_pruned,
+    compiled_model,
+    data,
+    dtype_policy,
+    fit_and_check,
+    kernels,
+    random_masks,
+    train,
+)
 
 import force_tf
 from force_tf.layers import apply_masks

@@ -17,7 +17,7 @@ tf.config.set_logical_device_configuration(
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from training import compiled_model, data  # noqa: E402
+from training_forms import compiled_model, data  # noqa: E402
 
 import force_tf  # noqa: E402
 from force_tf.layers import wrapper_class  # noqa: E402
