@@ -14,16 +14,17 @@ import numpy as np
 import force_tf
 from force_tf.keras_models import keras_of
 
-KERASES = ("keras",)
+KERASES = ("keras", "tf_keras")
 CLASSES = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """The smallest network of a family, and the height and width of the smallest images that it takes."""
+    """The smallest network of a family, the height and width of the smallest images it takes, and who has it."""
 
     network: str
     size: int = 32
+    kerases: tuple[str, ...] = KERASES
 
 
 FAMILIES = {
@@ -37,7 +38,9 @@ FAMILIES = {
     "MobileNetV2": Family("MobileNetV2"),
     "MobileNetV3": Family("MobileNetV3Small"),
     "NASNet": Family("NASNetMobile"),
+    "RegNet": Family("RegNetX002", kerases=("tf_keras",)),
     "ResNet": Family("ResNet50"),
+    "ResNetRS": Family("ResNetRS50", kerases=("tf_keras",)),
     "ResNetV2": Family("ResNet50V2"),
     "VGG": Family("VGG16"),
     "Xception": Family("Xception", 71),

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     if output.exists():
         rows = {row["family"]: row for row in map(json.loads, output.read_text().splitlines())}
     for family in _FAMILIES.value or applications.FAMILIES:
-        if family not in rows:
+        if family not in rows and _KERAS.value in applications.FAMILIES[family].kerases:
             rows[family] = measure(family)
             with output.open("a") as file:
                 file.write(json.dumps(rows[family]) + "\n")

@@ -89,10 +89,13 @@ def check(model, x, y, folder, **search):
     return passage
 
 
-@pytest.mark.parametrize("module", applications.KERASES)
 @pytest.mark.parametrize(
-    "family",
-    [family if family == QUICK else pytest.param(family, marks=pytest.mark.slow) for family in applications.FAMILIES],
+    ("family", "module"),
+    [
+        pytest.param(name, module, marks=() if name == QUICK else pytest.mark.slow)
+        for name, family in applications.FAMILIES.items()
+        for module in family.kerases
+    ],
 )
 @pytest.mark.timeout(1800)
 def test_every_family_of_keras_applications(family, module, tmp_path):

@@ -204,6 +204,8 @@ def _copy_variables(source, copy) -> list[tuple[Any, Any]]:
         else:
             new.assign(old)
             new.trainable = old.trainable
+            # Keras numbers variables that a layer gives no name throughout the process.
+            new._name, new._path = old.name, new.path.removesuffix(new.name) + old.name
     if hasattr(copy, "finalize_state"):  # adapted preprocessing layers compute with what they derive from their weights
         copy.finalize_state()
     return pairs
