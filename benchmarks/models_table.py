@@ -93,7 +93,7 @@ def remarks(passage: applications.Passage) -> str:
     if passage.report and passage.report.batch_size is not None:
         found.append(f"TFLite with a batch size of {passage.report.batch_size}")
     if passage.report and not passage.report.sparse:
-        found.append(f"dense TFLite: {passage.report.encoding_reason}")
+        found.append(f"dense TFLite: {max(passage.report.tensors, key=lambda tensor: tensor.size).reason}")
     empty = sum(not mask.any() for mask in passage.masks.values())
     if empty:
         found.append(f"{empty} of {len(passage.masks)} kernels keep nothing")

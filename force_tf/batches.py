@@ -95,6 +95,42 @@ class Batches:
         return tf.nest.map_structure(spec, self.first)
 
 
+def first_inputs(data: Any, count: int) -> Any:
+    """Returns the inputs of some samples, without targets.
+
+    Args:
+        data: What `Batches` takes, or inputs alone: an array, or a list or dict of arrays for several inputs.
+        count: How many samples at most. Of arrays they are taken at even distances, so that an order in the data, such
+            as by classes, does not matter; of others they are the first.
+
+    Returns:
+        Arrays of shape (samples, …), in the structure of the inputs.
+
+    Raises:
+        ValueError: If there is no data.
+        TypeError: If `data` is of another form.
+    """
+    is_inputs = isinstance(data, (dict, np.ndarray, tf.Tensor)) or (
+        isinstance(data, list) and not any(isinstance(part, tuple) for part in data)
+    )
+    if is_inputs or isinstance(data, tuple):
+        inputs = data if is_inputs else keras.utils.unpack_x_y_sample_weight(data)[0]
+        inputs = tf.nest.map_structure(np.asarray, inputs)
+        length = min((len(array) for array in tf.nest.flatten(inputs) if array.ndim), default=0)
+        rows = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+        return tf.nest.map_structure(lambda array: array[rows] if array.ndim else array, inputs)
+    batches, found = [], 0
+    for element in _opener(data, 1, None)[0]():
+        inputs = tf.nest.map_structure(np.asarray, keras.utils.unpack_x_y_sample_weight(element)[0])
+        batches.append(inputs)
+        found += len(tf.nest.flatten(inputs)[0])
+        if found >= count:
+            break
+    if not batches:
+        raise ValueError(f"Expected at least one batch of data. Received: {_kind(data)}, which is empty")
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:count], *batches)
+
+
 def _opener(data, batch_size: int, seed: int | None) -> tuple[Callable[[], Iterator], bool]:
     """Returns a function that starts the data, and whether it may be called again."""
     if isinstance(data, tf.data.Dataset):

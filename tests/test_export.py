@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import force_tf
-from force_tf.export import benchmark_tflite, export_tflite
+from force_tf.export import export_tflite
 from force_tf.layers import apply_masks
 
 
@@ -79,7 +79,7 @@ def test_dense_encoding_where_it_is_smaller(units, sparsity, tmp_path):
     model = _zero_kernels(keras.Sequential([keras.Input((8,)), layers.Dense(units)]), sparsity)
     report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
     forced = export_tflite(model, tmp_path / "forced.tflite", sparse=True, verbose=False)
-    assert not report.sparse, report.encoding_reason
+    assert not report.sparse, str(report)
     assert forced.bytes >= report.bytes
 
 
@@ -142,9 +142,11 @@ def test_subclassed_model_is_exported_from_samples(either_keras, tmp_path):
 
     model = Doubling()
     model({"x": np.ones((1, 3))})
-    with pytest.raises(ValueError, match=r"Expected `samples`.*Received: samples=None"):
+    with pytest.raises(ValueError, match=r"Expected `verify_data`.*Received: verify_data=None"):
         export_tflite(model, tmp_path / "model.tflite")
-    report = export_tflite(model, tmp_path / "model.tflite", samples={"x": np.ones((2, 3), "float32")}, verbose=False)
+    report = export_tflite(
+        model, tmp_path / "model.tflite", verify_data={"x": np.ones((2, 3), "float32")}, verbose=False
+    )
     np.testing.assert_array_equal(_run(report.path, np.full((1, 3), 4, "float32"))["twice"], np.full((1, 3), 8))
 
 
@@ -183,7 +185,6 @@ def test_the_model_and_the_process_stay_as_they_were(either_keras, tmp_path):
 
 def test_only_the_report_is_printed(tmp_path, capfd):
     report = export_tflite(_zero_kernels(_mlp(), 0.9), tmp_path / "model.tflite")
-    benchmark_tflite(report.path, runs=2)
     printed = capfd.readouterr()
     assert printed.out == f"{report}\n"
     assert printed.err == ""
@@ -205,13 +206,4 @@ def test_tensorflows_own_interpreter_serves_where_litert_is_missing(tmp_path, mo
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # what makes its import fail
     report = export_tflite(_zero_kernels(_mlp(), 0.95), tmp_path / "model.tflite", verbose=False)
     assert report.max_difference < 1e-5
-    assert benchmark_tflite(report.path, runs=2).median > 0
     assert capfd.readouterr() == ("", "")
-
-
-def test_benchmark_orders_its_numbers(tmp_path):
-    export_tflite(_mlp(), tmp_path / "model.tflite", verbose=False)
-    latency = benchmark_tflite(tmp_path / "model.tflite", threads=2, runs=10)
-    assert 0 < latency.minimum <= latency.lower_quartile <= latency.median <= latency.upper_quartile
-    assert (latency.runs, latency.threads) == (10, 2)
-    assert f"{latency.median:.3f} ms" in str(latency)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from force_tf.export import benchmark_tflite, export_tflite
+from force_tf.export import export_tflite
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_what_is_no_built_keras_model(broken, error, received, tmp_path):
     [
         ({"sparse": "always"}, "Received: sparse='always'"),
         ({"sparse": 1}, "Received: sparse=1"),
-        ({"samples": np.zeros((2, 5))}, r"Received: arrays of shapes \(2, 5\)"),
-        ({"samples": np.zeros((0, 4))}, r"Received: arrays of shapes \(0, 4\)"),
-        ({"samples": [np.zeros((2, 4)), np.zeros((2, 4))]}, r"Received: arrays of shapes \(2, 4\), \(2, 4\)"),
+        ({"verify_data": np.zeros((2, 5))}, r"Received: arrays of shapes \(2, 5\)"),
+        ({"verify_data": np.zeros((0, 4))}, r"Received: arrays of shapes \(0, 4\)"),
+        ({"verify_data": [np.zeros((2, 4)), np.zeros((2, 4))]}, r"Received: arrays of shapes \(2, 4\), \(2, 4\)"),
     ],
 )
 def test_options_that_do_not_fit(options, received, model, tmp_path):
@@ -51,8 +51,8 @@ def test_options_that_do_not_fit(options, received, model, tmp_path):
 
 def test_varying_shapes_need_samples(tmp_path):
     model = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(2, 3), layers.GlobalMaxPooling1D()])
-    _refused(ValueError, "Expected `samples`.*Received: samples=None", model, tmp_path / "model.tflite")
-    report = export_tflite(model, tmp_path / "model.tflite", samples=np.ones((2, 9, 3)), verbose=False)
+    _refused(ValueError, "Expected `verify_data`.*Received: verify_data=None", model, tmp_path / "model.tflite")
+    report = export_tflite(model, tmp_path / "model.tflite", verify_data=np.ones((2, 9, 3)), verbose=False)
     assert report.samples == 2
 
 
@@ -67,18 +67,9 @@ def test_an_operation_that_tflite_lacks_is_named_with_its_layer(tmp_path, capfd)
     model.layers[0].kernel.assign(np.eye(4))
     (tmp_path / "model.tflite").write_bytes(b"an older file")
     samples = np.array([[1, 0, 0, 1]], "float32")
-    _refused(ValueError, r"'inverse' \(Lambda\).*tf.MatrixInverse", model, tmp_path / "model.tflite", samples=samples)
+    _refused(
+        ValueError, r"'inverse' \(Lambda\).*tf.MatrixInverse", model, tmp_path / "model.tflite", verify_data=samples
+    )
     assert os.listdir(tmp_path) == ["model.tflite"]
     assert (tmp_path / "model.tflite").read_bytes() == b"an older file"
     assert capfd.readouterr() == ("", "")
-
-
-def test_benchmark_of_what_cannot_run(tmp_path):
-    path = tmp_path / "model.tflite"
-    with pytest.raises(FileNotFoundError, match="which does not exist"):
-        benchmark_tflite(path)
-    path.write_bytes(b"this is no model")
-    with pytest.raises(ValueError, match=r"Expected a TFLite file that the interpreter can run.*Received: '.*tflite'"):
-        benchmark_tflite(path)
-    with pytest.raises(ValueError, match=r"`runs`.*Received: runs=0"):
-        benchmark_tflite(path, runs=0)

@@ -291,7 +291,7 @@ def test_export_and_search_leave_a_wrapped_model_as_it_is(either_keras, tmp_path
     model = built(two_layers(either_keras))
     pruned = force_tf.PruneAtInit("magnitude", sparsity=0.5).prune(model, verbose=0)
     masks, expected = get_masks(pruned), pruned(X).numpy()
-    report = force_tf.export_tflite(pruned, tmp_path / "model.tflite", samples=X, verbose=False)
+    report = force_tf.export_tflite(pruned, tmp_path / "model.tflite", verify_data=X, verbose=False)
     assert report.max_difference < 1e-5
     assert get_masks(pruned) == masks
     np.testing.assert_array_equal(pruned(X), expected)

@@ -1,7 +1,7 @@
 """Export to TFLite: convert, verify, report, benchmark."""
 
 from force_tf.export.benchmark import TFLiteLatency, benchmark_tflite
-from force_tf.export.report import TensorZeros, TFLiteReport
+from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.tflite import export_tflite
 
-__all__ = ["TFLiteLatency", "TFLiteReport", "TensorZeros", "benchmark_tflite", "export_tflite"]
+__all__ = ["StoredTensor", "TFLiteLatency", "TFLiteReport", "benchmark_tflite", "export_tflite"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from force_tf.export import flatbuffer
 from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, layers_of, leaf_name, unique_names
 from force_tf.keras_models import preserved_variables, tf_variable
@@ -19,6 +22,46 @@ from force_tf.layers.rebuild import rebuild
 # How the converter's messages locate an operation: its name, and the path of the layer that made it.
 _FAILED_OP = re.compile(r'fused\["(\w+):", callsite\("([^"@]+)@')
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
+
+#: What `export_tflite` takes as `quantize=`.
+QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int8_io")
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """The types of a file's numbers.
+
+    Attributes:
+        kind: One of `QUANTIZATIONS`.
+        calibration: For int8: an array of samples for each input, to measure the range of all activations on. None if
+            the model has the ranges itself, after quantization-aware training.
+        select_tf_ops: Whether the file may hold operations of TensorFlow's.
+    """
+
+    kind: str | None = None
+    calibration: Sequence[np.ndarray] | None = None
+    select_tf_ops: bool = False
+
+    def configure(self, converter: tf.lite.TFLiteConverter, signature: Signature) -> None:
+        """Tells TensorFlow's converter."""
+        # Where some operation has no integer form, it computes in float32, unless everything must be of integers.
+        known = tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if self.kind == "int8_io" else tf.lite.OpsSet.TFLITE_BUILTINS
+        converter.target_spec.supported_ops = [known] + [tf.lite.OpsSet.SELECT_TF_OPS] * self.select_tf_ops
+        if self.kind is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if self.kind == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if self.calibration is not None:
+            converter.representative_dataset = lambda: _calibration_batches(signature, self.calibration)
+        if self.kind == "int8_io":
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+
+
+def _calibration_batches(signature: Signature, calibration: Sequence[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    step = signature.batch_size or 1
+    for start in range(0, len(calibration[0]) // step * step, step):
+        arrays = (array[start : start + step] for array in calibration)
+        yield {spec.name: array for spec, array in zip(signature.specs, arrays)}
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -38,6 +81,104 @@ def in_float32(model: keras.Model) -> keras.Model:
             f"Expected a model in float32, or a functional or Sequential one to rebuild in float32 ({error}). "
             f"Received: the model {model.name!r} with the dtype policy {model.dtype_policy.name!r}"
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A file and what it is compared with.
+
+    Attributes:
+        content: The file, all of whose tensors are dense.
+        reference: The file of the dense model in float32.
+        signature: The inputs of both.
+        quantization: The types of numbers in `content`.
+    """
+
+    content: bytes
+    reference: bytes
+    signature: Signature
+    quantization: Quantization
+
+
+def convert_with_reference(model: keras.Model, signature: Signature, quantization: Quantization) -> Converted:
+    """Converts a model, and the dense model that it was pruned from.
+
+    The batch size becomes 1 where TFLite cannot express the model otherwise.
+
+    Args:
+        model: A built model that computes in float32.
+        signature: The inputs of the model.
+        quantization: The types of the file's numbers.
+
+    Raises:
+        ValueError: If TFLite cannot express the model.
+    """
+    values = [variable.numpy() for variable in model.variables]
+    dense_values = refilled(values, [_plain_name(variable) for variable in model.variables])
+    in_floats = Quantization(select_tf_ops=quantization.select_tf_ops)
+    # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the pruned file.
+    reference, signature = _convert_dense(model, signature, dense_values, in_floats)
+    if quantization.calibration is not None and "WHILE" in flatbuffer.count_operations(flatbuffer.parse(reference)):
+        raise ValueError(
+            "Expected a model without loops, on whose recurrent layers TensorFlow's converter crashes: pass "
+            f"quantize='dynamic', or build them with unroll=True. Received: the model {model.name!r} with "
+            f"quantize={quantization.kind!r}"
+        )
+    same = quantization.kind is None and all(value is other for value, other in zip(values, dense_values))
+    content = reference if same else convert(model, signature, values, quantization)
+    return Converted(content, reference, signature, quantization)
+
+
+def _plain_name(variable) -> str:
+    """The name of a variable in its layer; tf_keras puts the layer's name before it, and a number behind it."""
+    return variable.name.rpartition("/")[-1].partition(":")[0]
+
+
+def _convert_dense(model, signature: Signature, values, quantization: Quantization) -> tuple[bytes, Signature]:
+    try:
+        return convert(model, signature, values, quantization), signature
+    except ValueError:
+        if signature.batch_size is not None:
+            raise
+        with contextlib.suppress(ValueError):
+            # The lists of tensors in a recurrent layer, for one, need a batch size known beforehand.
+            single = signature.with_batch_size(1)
+            return convert(model, single, values, quantization), single
+        raise
+
+
+def convert(
+    model: keras.Model, signature: Signature, values: Sequence[np.ndarray], quantization: Quantization = Quantization()
+) -> bytes:
+    """Converts a model with the weights given, leaving the model's own weights as they are.
+
+    Args:
+        model: A built model that computes in float32.
+        signature: The inputs of the file.
+        values: An array for each variable of the model.
+        quantization: The types of the file's numbers.
+
+    Returns:
+        The content of a TFLite file, all of whose tensors are dense.
+
+    Raises:
+        ValueError: If TFLite's operations cannot express the model.
+    """
+    # A converted file holds what the variables hold at that moment.
+    with quiet() as messages, preserved_variables(model):
+        try:
+            for variable, value in zip(model.variables, values, strict=True):
+                variable.assign(value)
+            serve = _serving_function(model, signature)
+            specs = {spec.name: spec for spec in signature.specs}
+            module = tf.Module()
+            module.serve = serve
+            module.weights = [tf_variable(variable) for variable in model.variables]
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function(**specs)], module)
+            quantization.configure(converter, signature)
+            return converter.convert()
+        except Exception as error:
+            raise ValueError(_explain(model, error, messages(), quantization)) from error
 
 
 def refilled(values: Sequence[np.ndarray], names: Sequence[str], seed: int = 0) -> list[np.ndarray]:
@@ -63,39 +204,6 @@ def refilled(values: Sequence[np.ndarray], names: Sequence[str], seed: int = 0) 
     return dense
 
 
-def convert(model: keras.Model, signature: Signature, values: Sequence[np.ndarray], *, sparse: bool) -> bytes:
-    """Converts a model with the weights given, leaving the model's own weights as they are.
-
-    Args:
-        model: A built model that computes in float32.
-        signature: The inputs of the file.
-        values: An array for each variable of the model.
-        sparse: Whether to store mostly zero tensors by their non-zero values and the places of these.
-
-    Returns:
-        The content of a TFLite file.
-
-    Raises:
-        ValueError: If TFLite's built-in operations cannot express the model.
-    """
-    # A converted file holds what the variables hold at that moment.
-    with quiet() as messages, preserved_variables(model):
-        try:
-            for variable, value in zip(model.variables, values, strict=True):
-                variable.assign(value)
-            serve = _serving_function(model, signature)
-            specs = {spec.name: spec for spec in signature.specs}
-            module = tf.Module()
-            module.serve = serve
-            module.weights = [tf_variable(variable) for variable in model.variables]
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function(**specs)], module)
-            if sparse:
-                converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
-            return converter.convert()
-        except Exception as error:
-            raise ValueError(_explain(model, error, messages())) from error
-
-
 def _serving_function(model, signature: Signature):
     @tf.function(autograph=False)
     def serve(**inputs):
@@ -119,17 +227,19 @@ def output_names(model: keras.Model, outputs: Any) -> list[str]:
     return unique_names([leaf_name(path, default) for (path, _), default in zip(leaves, defaults)])
 
 
-def _explain(model: keras.Model, error: Exception, messages: str) -> str:
+def _explain(model: keras.Model, error: Exception, messages: str, quantization: Quantization) -> str:
     found = _FAILED_OP.search(messages)
     if found is None:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        return f"Expected a model that TFLite can express ({reason}). Received: the model {model.name!r}"
+        how = f" with quantize={quantization.kind!r}" if quantization.kind else ""
+        return f"Expected a model that TFLite can express{how} ({reason}). Received: the model {model.name!r}"
     op, location = found.groups()
     # Tracing appends numbers to the names of layers.
     parts = {name for part in location.split("/") for name in (part, re.sub(r"_\d+$", "", part))}
     layer = next((layer for layer in layers_of(model) if layer.name in parts), None)
     where = f"the layer {layer.name!r} ({type(layer).__name__})" if layer is not None else repr(location)
     return (
-        "Expected a model of TFLite's built-in operations: replace a layer that needs another one. "
+        "Expected a model of TFLite's built-in operations: replace a layer that needs another one, or pass "
+        "allow_select_tf_ops=True if the runtime on the device has TensorFlow's operations too. "
         f"Received: {where} of the model {model.name!r}, which needs tf.{op}"
     )

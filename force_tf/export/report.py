@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from force_tf.files import atomic_file
+
+_BYTES_PER_LINE = 12
+
 
 @dataclasses.dataclass(frozen=True)
-class TensorZeros:
-    """The zeros of one weight tensor in a TFLite file.
+class StoredTensor:
+    """A weight tensor in a TFLite file.
 
     Attributes:
         name: The tensor's name in the file. The converter makes it from the names of layers and operations.
@@ -17,7 +23,9 @@ class TensorZeros:
         dtype: Its type in the file, such as "float32".
         size: Its number of values.
         zeros: How many of them are exactly zero.
+        bytes: What its values, and the places of these, take in the file.
         sparse: Whether only the non-zero values are stored, and their places.
+        reason: Why it is stored sparsely, or densely.
     """
 
     name: str
@@ -25,7 +33,9 @@ class TensorZeros:
     dtype: str
     size: int
     zeros: int
+    bytes: int
     sparse: bool
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,34 +44,54 @@ class TFLiteReport:
 
     Attributes:
         path: The file.
+        quantize: The types of its numbers, as `export_tflite` takes them.
         bytes: Its size in bytes.
         gzip_bytes: Its size when compressed with gzip.
-        dense_bytes: The size of the same architecture without zeros in its kernels.
+        zstd_bytes: Its size when compressed with Zstandard; None if the package `zstandard` is missing.
+        dense_bytes: The size of a float32 file of the same architecture without zeros in its kernels.
         dense_gzip_bytes: The size of that when compressed with gzip.
-        sparse: Whether the file uses sparse encoding.
-        encoding_reason: Why it does, or does not.
+        dense_zstd_bytes: The size of that when compressed with Zstandard, or None.
         batch_size: The batch size of the inputs, None if it may vary.
         max_difference: The largest absolute difference between the file's outputs and the Keras model's.
+        mean_difference: The mean absolute difference.
+        top_class_agreement: The fraction of samples for which the class of the largest output is the same; None if no
+            output is of shape (batch, classes).
         samples: On how many sample inputs they were compared.
+        runtime: What ran the file: the name and version of a package.
+        failure: Why the default interpreter cannot load the file, or None. Only files with `sparse=True` may have one.
+        min_runtime_version: The smallest version of the TFLite runtime that knows the file's operations.
+        operations: How often each operation stands in the file.
         tensors: The weight tensors, read back from the file.
     """
 
     path: str
+    quantize: str | None
     bytes: int
     gzip_bytes: int
+    zstd_bytes: int | None
     dense_bytes: int
     dense_gzip_bytes: int
-    sparse: bool
-    encoding_reason: str
+    dense_zstd_bytes: int | None
     batch_size: int | None
     max_difference: float
+    mean_difference: float
+    top_class_agreement: float | None
     samples: int
-    tensors: tuple[TensorZeros, ...]
+    runtime: str
+    failure: str | None
+    min_runtime_version: str | None
+    operations: dict[str, int]
+    tensors: tuple[StoredTensor, ...]
 
     @property
     def zeros(self) -> int:
         """The number of zeros in all weight tensors."""
         return sum(tensor.zeros for tensor in self.tensors)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether any tensor is stored sparsely."""
+        return any(tensor.sparse for tensor in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as a dict of plain values, ready for JSON."""
@@ -69,29 +99,85 @@ class TFLiteReport:
         report["tensors"] = [{**tensor, "shape": list(tensor["shape"])} for tensor in report["tensors"]]
         return report
 
+    def write_c_array(self, path: str | os.PathLike, name: str | None = None) -> None:
+        """Writes the file as the source of a C array, to be compiled into the firmware of a microcontroller.
+
+        The array is aligned to 16 bytes, as TFLite Micro needs it, and constant, so that it stays in flash memory.
+
+        Args:
+            path: The C file to write.
+            name: The name of the array; its length stands in `<name>_len`. None: made of the name of the file.
+
+        Raises:
+            OSError: If the TFLite file cannot be read, or the C file cannot be written.
+            ValueError: If `name` is no identifier of C.
+        """
+        if name is None:
+            name = re.sub(r"\W", "_", os.path.splitext(os.path.basename(path))[0], flags=re.ASCII)
+            name = name if name[:1].isalpha() or name[:1] == "_" else f"model_{name}"
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, flags=re.ASCII):
+            raise ValueError(f"Expected `name` to be an identifier of C. Received: name={name!r}")
+        with open(self.path, "rb") as file:
+            content = file.read()
+        with atomic_file(path) as file:
+            file.write(_c_source(content, name).encode())
+
     def __str__(self) -> str:
-        sizes = [
-            ("", "bytes", "gzip"),
-            ("file", f"{self.bytes:,}", f"{self.gzip_bytes:,}"),
-            ("dense model", f"{self.dense_bytes:,}", f"{self.dense_gzip_bytes:,}"),
-            ("ratio", f"{self.dense_bytes / self.bytes:.1f}x", f"{self.dense_gzip_bytes / self.gzip_bytes:.1f}x"),
+        return "\n\n".join([self.path, self._sizes(), self._facts(), self._tensor_table()])
+
+    def _sizes(self) -> str:
+        rows = [
+            ["", "bytes", "gzip", "zstd"],
+            [self.quantize or "float32", self.bytes, self.gzip_bytes, self.zstd_bytes],
+            ["dense float32", self.dense_bytes, self.dense_gzip_bytes, self.dense_zstd_bytes],
         ]
+        if self.zstd_bytes is None:
+            rows = [row[:-1] for row in rows]
+        ratios = [f"{dense / small:.1f}x" for small, dense in zip(rows[1][1:], rows[2][1:])]
+        cells = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
+        return _aligned([*cells, ["ratio", *ratios]], "<>>>")
+
+    def _facts(self) -> str:
+        difference = f"{self.max_difference:.3g} at most, {self.mean_difference:.3g} on average"
         facts = [
-            ("encoding", f"{'sparse' if self.sparse else 'dense'}: {self.encoding_reason}"),
+            ("difference", f"{difference}, from the Keras model on {self.samples} samples"),
+            ("runtime", f"{self.runtime}; needs TFLite {self.min_runtime_version or 'of an unknown version'}"),
             ("batch size", "any" if self.batch_size is None else str(self.batch_size)),
-            ("max difference", f"{self.max_difference:.3g} from the Keras model, on {self.samples} samples"),
+            ("operations", ", ".join(f"{count} {name}" for name, count in self.operations.items())),
         ]
-        tensors = [("tensor", "shape", "zeros", "of", "encoding")]
+        if self.top_class_agreement is not None:
+            facts.insert(1, ("top class", f"the same for {self.top_class_agreement:.1%} of the samples"))
+        if self.failure is not None:
+            facts.append(("does not load", self.failure))
+        return _aligned(facts, "<<")
+
+    def _tensor_table(self) -> str:
+        rows = [("tensor", "shape", "type", "zeros", "of", "bytes", "encoding")]
         for tensor in self.tensors:
             shape = "x".join(map(str, tensor.shape)) or "scalar"
-            encoding = "sparse" if tensor.sparse else "dense"
-            tensors.append((tensor.name, shape, f"{tensor.zeros:,}", f"{tensor.size:,}", encoding))
-        tensors.append(("total", "", f"{self.zeros:,}", f"{sum(tensor.size for tensor in self.tensors):,}", ""))
-        parts = [_aligned(sizes, "<>>"), _aligned(facts, "<<"), _aligned(tensors, "<<>><")]
-        return "\n\n".join([self.path, *parts])
+            encoding = f"{'sparse' if tensor.sparse else 'dense'}: {tensor.reason}"
+            numbers = (f"{number:,}" for number in (tensor.zeros, tensor.size, tensor.bytes))
+            rows.append((tensor.name, shape, tensor.dtype, *numbers, encoding))
+        totals = (sum(getattr(tensor, what) for tensor in self.tensors) for what in ("zeros", "size", "bytes"))
+        rows.append(("total", "", "", *(f"{total:,}" for total in totals), ""))
+        return _aligned(rows, "<<<>>><")
 
 
 def _aligned(rows: Sequence[Sequence[str]], alignments: str) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, alignments, widths)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def _c_source(content: bytes, name: str) -> str:
+    lines = (content[start : start + _BYTES_PER_LINE] for start in range(0, len(content), _BYTES_PER_LINE))
+    numbers = ",\n".join("  " + ", ".join(f"0x{byte:02x}" for byte in line) for line in lines)
+    # Constants of C++ are known to their own file only, unless they are declared otherwise.
+    return (
+        f'#ifdef __cplusplus\nextern "C" {{\n#endif\n'
+        f"extern const unsigned char {name}[];\nextern const unsigned int {name}_len;\n"
+        "#ifdef __cplusplus\n}\n#endif\n\n"
+        "#ifdef __cplusplus\nalignas(16)\n#else\n_Alignas(16)\n#endif\n"
+        f"const unsigned char {name}[] = {{\n{numbers}\n}};\n"
+        f"const unsigned int {name}_len = {len(content)};\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from force_tf import prunable
 from force_tf.keras_models import keras_of
 
 # Enough to see a difference, few enough for the largest models on a small machine.
-_SAMPLES = 8
+_RANDOM_SAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,8 @@ def signature_of(model: keras.Model, samples: Any = None) -> Signature:
         )
     else:
         raise ValueError(
-            "Expected `samples`, inputs to call the model with, since a subclassed model does not declare its inputs. "
-            f"Received: samples=None for the model {model.name!r}"
+            "Expected `verify_data`, inputs to call the model with, since a subclassed model does not declare its "
+            f"inputs. Received: verify_data=None for the model {model.name!r}"
         )
     leaves = keras.tree.flatten_with_path(structure)
     names = unique_names(
@@ -105,55 +106,88 @@ def _varies(spec: tf.TensorSpec) -> bool:
     return spec.shape[0] is None
 
 
-def flat_samples(model: keras.Model, signature: Signature, samples: Any, seed: int = 0) -> list[np.ndarray]:
-    """Returns samples for each input, checked against the signature; random ones if there are none.
+def flat_samples(signature: Signature, samples: Any, name: str) -> list[np.ndarray]:
+    """Returns an array for each input, as many rows as make whole batches, checked against the signature.
 
-    Random numbers are standard normal, random integers valid indices of every Embedding of the model.
+    Args:
+        signature: The inputs of a model.
+        samples: A structure of arrays.
+        name: The argument that they come from, for the error.
 
     Raises:
-        ValueError: If samples do not fit the model, or none are given for a model with varying shapes.
+        ValueError: If they do not fit.
     """
-    if samples is None:
-        return _random_samples(model, signature, seed)
     names = [spec.name for spec in signature.specs]
     if isinstance(samples, dict) and set(samples) == set(names):
         samples = [samples[name] for name in names]
     arrays = [np.asarray(array) for array in keras.tree.flatten(samples)]
-    expected = ", ".join(f"{spec.name}: {tuple(spec.shape)}" for spec in signature.specs)
-    received = ", ".join(str(array.shape) for array in arrays)
-    sizes = {array.shape[:1] for array in arrays}
     fits = len(arrays) == len(names) and all(
-        spec.shape.is_compatible_with([spec.shape[0], *array.shape[1:]]) and array.ndim
+        array.ndim and spec.shape.is_compatible_with([spec.shape[0], *array.shape[1:]])
         for spec, array in zip(signature.specs, arrays)
     )
     step = signature.batch_size or 1
-    if not fits or len(sizes) != 1 or not arrays[0].shape[0] or arrays[0].shape[0] % step:
+    if not fits or len({len(array) for array in arrays}) != 1 or len(arrays[0]) < step:
+        expected = ", ".join(f"{spec.name}: {tuple(spec.shape)}" for spec in signature.specs)
+        received = ", ".join(str(array.shape) for array in arrays)
         raise ValueError(
-            f"Expected `samples` to hold an array for each input, of shapes ({expected}), with the same number of "
-            f"samples, a multiple of {step}. Received: arrays of shapes {received}"
+            f"Expected `{name}` to hold an array for each input, of shapes ({expected}), with the same number of "
+            f"samples, {step} or more. Received: arrays of shapes {received}"
         )
-    return [array.astype(spec.dtype.as_numpy_dtype) for spec, array in zip(signature.specs, arrays)]
+    whole = len(arrays[0]) // step * step
+    return [array[:whole].astype(spec.dtype.as_numpy_dtype) for spec, array in zip(signature.specs, arrays)]
 
 
-def _random_samples(model: keras.Model, signature: Signature, seed: int) -> list[np.ndarray]:
+def random_samples(model: keras.Model, signature: Signature, seed: int = 0) -> list[np.ndarray]:
+    """Returns an array of random numbers for each input.
+
+    Floating-point numbers are standard normal; where the model itself rescales or normalizes its only input first, they
+    are so after that. Integers are valid indices of every Embedding, or the whole range of 8-bit integers.
+
+    Raises:
+        ValueError: If the shape of an input may vary beyond its batch size.
+    """
     step = signature.batch_size or 1
-    count = step * math.ceil(_SAMPLES / step)
+    count = step * math.ceil(_RANDOM_SAMPLES / step)
     rng = np.random.default_rng(seed)
-    embeddings = [layer for layer in layers_of(model) if isinstance(layer, keras_of(layer).layers.Embedding)]
-    limit = min((layer.input_dim for layer in embeddings), default=2)
     arrays = []
     for spec in signature.specs:
         if None in spec.shape[1:]:
             raise ValueError(
-                "Expected `samples`, since the shape of an input may vary beyond its batch size. "
-                f"Received: samples=None, with the input {spec.name!r} of shape {tuple(spec.shape)}"
+                "Expected `verify_data`, since the shape of an input may vary beyond its batch size. "
+                f"Received: verify_data=None, with the input {spec.name!r} of shape {tuple(spec.shape)}"
             )
-        shape, dtype = (count, *spec.shape[1:]), spec.dtype
-        if dtype.is_floating:
-            arrays.append(rng.standard_normal(shape).astype(dtype.as_numpy_dtype))
+        shape, dtype = (count, *spec.shape[1:]), spec.dtype.as_numpy_dtype
+        if spec.dtype.is_floating:
+            numbers = rng.standard_normal(shape)
+            arrays.append((_before_scaling(model, numbers) if len(signature.specs) == 1 else numbers).astype(dtype))
         else:
-            arrays.append(rng.integers(0, min(limit, dtype.max), shape).astype(dtype.as_numpy_dtype))
+            low, high = _integer_range(model, spec.dtype)
+            arrays.append(rng.integers(low, high, shape).astype(dtype))
     return arrays
+
+
+def _integer_range(model: keras.Model, dtype: tf.DType) -> tuple[int, int]:
+    embeddings = [layer for layer in layers_of(model) if isinstance(layer, keras_of(model).layers.Embedding)]
+    if embeddings:
+        return 0, min(*(layer.input_dim for layer in embeddings), dtype.max)
+    return (int(dtype.min), int(dtype.max) + 1) if dtype.size == 1 and not dtype.is_bool else (0, 2)
+
+
+def _before_scaling(model: keras.Model, numbers: np.ndarray) -> np.ndarray:
+    """Returns what the first layers of a model, as far as they rescale and normalize, make these numbers of."""
+    layers = keras_of(model).layers
+    scaling = list(
+        itertools.takewhile(
+            lambda layer: isinstance(layer, (layers.Rescaling, layers.Normalization)),
+            (layer for layer in getattr(model, "layers", ()) if not isinstance(layer, layers.InputLayer)),
+        )
+    )
+    for layer in reversed(scaling):
+        if isinstance(layer, layers.Rescaling):
+            numbers = (numbers - np.asarray(layer.offset)) / np.asarray(layer.scale)
+        else:
+            numbers = numbers * np.sqrt(np.asarray(layer.variance)) + np.asarray(layer.mean)
+    return numbers
 
 
 def layers_of(model: keras.Model) -> list[keras.Layer]:

@@ -2,182 +2,216 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import gzip
 import os
-from collections.abc import Sequence
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
 from force_tf import keras_models
-from force_tf.export.convert import convert, in_float32, refilled
+from force_tf.batches import first_inputs
+from force_tf.export import flatbuffer
+from force_tf.export.convert import QUANTIZATIONS, Converted, Quantization, convert_with_reference, in_float32
+from force_tf.export.encoding import Encoded, encode_and_run
 from force_tf.export.quiet import preserved_random_state
-from force_tf.export.report import TFLiteReport
-from force_tf.export.samples import Signature, flat_samples, signature_of
-from force_tf.export.verify import count_zeros, keras_outputs, lost_weights, max_difference
+from force_tf.export.report import StoredTensor, TFLiteReport
+from force_tf.export.samples import flat_samples, layers_of, random_samples, signature_of
+from force_tf.export.verify import Comparison, keras_outputs, largest
 from force_tf.files import atomic_file
 from force_tf.layers import without_masks
 
-# How much further than the dense file's the outputs of a sparse file may be from the Keras model's, relative to the
-# largest output. Both files hold the same weights, so this is for summing in another order.
-_SPARSE_TOLERANCE = 1e-5
+# How many samples are used: a file runs them one by one, and ranges hardly change after some hundred.
+_VERIFY_SAMPLES, _CALIBRATION_SAMPLES = 1000, 500
+# Fewer tell too little of the ranges of activations.
+_MIN_CALIBRATION_SAMPLES = 10
+# The default tolerance relative to the largest output, by `quantize`. What integers lose depends on the model.
+_TOLERANCES = {None: 1e-3, "float16": 2e-2}
 
 
 def export_tflite(
     model: keras.Model,
     path: str | os.PathLike,
     *,
+    quantize: str | None = None,
+    representative_data: Any = None,
     sparse: bool | str = "auto",
-    samples: Any = None,
+    verify_data: Any = None,
+    tolerance: float | None = None,
+    allow_select_tf_ops: bool = False,
     verbose: bool = True,
 ) -> TFLiteReport:
-    """Writes a model as a float32 TFLite file, runs the file against the model, and reports what was written.
+    """Writes a model as a TFLite file, runs the file against the model, and reports what was written.
 
     The file appears only once it has been loaded and run by the default interpreter (LiteRT where `ai-edge-litert` is
-    installed, or else TensorFlow's own). A model that computes in another precision is rebuilt in float32 first. The
-    batch size of the file may vary if that of the model may; it is 1 where TFLite cannot express the model otherwise,
+    installed, or else TensorFlow's own), and its outputs compared with those of the model. A model that computes in
+    another precision is rebuilt in float32 first, and the file compared with that. The batch size of the file may vary if that of the model may; it is 1 where TFLite cannot express the model otherwise,
     as with recurrent layers. The LSTM of tf_keras becomes an operation that keeps its state from one run to the next:
     call the interpreter's `reset_all_variables()` between sequences. The model itself stays as it is.
 
-    The report compares with a dense model: the same architecture in a dense file, its pruned weights refilled with
-    seeded random numbers of the mean and deviation of the kernel's other weights, since zeros would compress.
+    The report compares with a dense model: the same architecture in a dense float32 file, its pruned weights refilled
+    with seeded random numbers of the mean and deviation of the kernel's other weights, since zeros would compress.
 
     Args:
         model: A built model of either Keras, pruned by `apply_masks` or plain.
         path: The file to write.
+        quantize: The types of the file's numbers. None: float32. "float16": 16-bit weights. "dynamic": 8-bit weights,
+            and activations quantized as they come. "int8": 8-bit weights and activations, float32 inputs and outputs,
+            and float32 for operations that have no 8-bit form. "int8_io": 8-bit inputs and outputs too, and nothing in
+            float32. Zeros stay exactly zero in all of them.
+        representative_data: For "int8" and "int8_io": inputs as the device will see them, to measure the ranges of
+            activations on, in any form that `fit` takes, with or without targets; up to 500 samples are used. Not
+            needed after quantization-aware training.
         sparse: Whether to store tensors of mostly zeros by their non-zero values and the places of these. "auto" does
-            so where it makes the file smaller, keeps every weight, and the default interpreter runs it. Few kernels of
-            the runtime are faster for it: `benchmark_tflite` tells.
-        samples: Inputs on which to compare the file with the model: an array, or a structure of arrays as the model
-            takes them, each of shape (samples, …). None: eight random ones, standard normal or valid indices.
+            so tensor by tensor, where it makes the file smaller and the default interpreter runs it: LiteRT's XNNPACK
+            cannot run most sparse 8-bit tensors. True does so wherever it makes the file smaller, with a warning if the
+            default interpreter cannot load that file. False never does, as TFLite Micro needs it. The kernels of the
+            runtime are hardly ever faster for it: `benchmark_tflite` tells.
+        verify_data: Inputs on which to compare the file with the model, in any form that `fit` takes, with or without
+            targets; up to 1000 samples are used. None: `representative_data`, or else eight random samples.
+        tolerance: The largest absolute output difference to accept. None: a thousandth of the largest output in
+            float32, a fiftieth in float16, and no limit with 8-bit numbers, whose error depends on the model. Outputs
+            that are not numbers are never accepted.
+        allow_select_tf_ops: Whether the file may hold operations that only a runtime built with TensorFlow's "select
+            ops" knows, and which TensorFlow's own interpreter verifies.
         verbose: Whether to print the report.
 
     Returns:
-        A `TFLiteReport`: the bytes with and without gzip and those of the dense model, the largest output difference,
-        and the zeros of every tensor, read back from the file.
+        A `TFLiteReport`: bytes, compressed and not, and those of the dense model; output differences; every tensor with
+        its zeros, read back from the file, and how it is stored and why.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If the model is not built, `sparse` or `samples` do not fit, TFLite's built-in operations cannot
-            express the model, or the interpreter cannot run the file.
+        TypeError: If `model` is not a Keras model, or data is not of a form that `fit` takes.
+        ValueError: If the model is not built, an argument does not fit, TFLite cannot express the model, the
+            interpreter cannot run the file, or the outputs differ by more than `tolerance`.
         OSError: If the file cannot be written.
 
     Example:
 
-    >>> report = force_tf.export_tflite(pruned, "model.tflite", verbose=False)
+    >>> report = force_tf.export_tflite(pruned, "model.tflite", quantize="float16", verbose=False)
     >>> report.dense_bytes / report.bytes
-    13.8
+    22.4
     """
     keras_models.check_model(model)
-    if not (isinstance(sparse, bool) or sparse == "auto"):
-        raise ValueError(f"Expected `sparse` to be True, False or 'auto'. Received: sparse={sparse!r}")
+    _check_arguments(quantize, sparse, tolerance)
+    calibration = _calibration(model, quantize, representative_data)
+    samples = calibration if verify_data is None else first_inputs(verify_data, _VERIFY_SAMPLES)
     signature = signature_of(model, samples)
-    arrays = flat_samples(model, signature, samples)
+    what = "representative_data" if verify_data is None else "verify_data"
+    arrays = random_samples(model, signature) if samples is None else flat_samples(signature, samples, what)
+    if calibration is not None:
+        calibration = flat_samples(signature, calibration, "representative_data")
+    quantization = Quantization(quantize, calibration, allow_select_tf_ops)
     with atomic_file(path) as file, preserved_random_state():
-        expected = keras_outputs(model, signature, arrays)
         with without_masks(model) as plain:
-            encoded = _encode(in_float32(plain), signature, sparse, arrays, expected)
+            plain = in_float32(plain)
+            expected = keras_outputs(plain, signature, arrays)
+            converted = convert_with_reference(plain, signature, quantization)
+        encoded = encode_and_run(converted, sparse, arrays, expected)
+        _check_outputs(encoded.comparison, tolerance, quantize, largest(expected))
         file.write(encoded.content)
-        report = TFLiteReport(
-            path=os.fspath(path),
-            bytes=len(encoded.content),
-            gzip_bytes=_gzip_bytes(encoded.content),
-            dense_bytes=len(encoded.reference),
-            dense_gzip_bytes=_gzip_bytes(encoded.reference),
-            sparse=encoded.sparse,
-            encoding_reason=encoded.reason,
-            batch_size=encoded.signature.batch_size,
-            max_difference=encoded.difference,
-            samples=len(arrays[0]),
-            tensors=count_zeros(encoded.content),
+        report = _report(os.fspath(path), converted, encoded, len(arrays[0]))
+    if encoded.failure is not None:
+        warnings.warn(
+            f"{os.fspath(path)!r} does not load in {encoded.runtime} with its default delegate ({encoded.failure}); it "
+            "runs without delegates. Pass sparse='auto' for a file that does.",
+            stacklevel=2,
         )
     if verbose:
         print(report)  # noqa: T201 (what the user asked for)
     return report
 
 
-@dataclasses.dataclass(frozen=True)
-class _Encoded:
-    content: bytes
-    reference: bytes  # the dense model
-    signature: Signature
-    difference: float
-    sparse: bool
-    reason: str
+def _check_arguments(quantize, sparse, tolerance) -> None:
+    if quantize not in QUANTIZATIONS:
+        raise ValueError(f"Expected `quantize` to be one of {QUANTIZATIONS}. Received: quantize={quantize!r}")
+    if not (isinstance(sparse, bool) or sparse == "auto"):
+        raise ValueError(f"Expected `sparse` to be True, False or 'auto'. Received: sparse={sparse!r}")
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and tolerance >= 0):
+        raise ValueError(
+            f"Expected `tolerance` to be None or a number of at least 0. Received: tolerance={tolerance!r}"
+        )
 
 
-def _encode(
-    model: keras.Model,
-    signature: Signature,
-    sparse: bool | str,
-    samples: Sequence[np.ndarray],
-    expected: Sequence[dict],
-) -> _Encoded:
-    values = [variable.numpy() for variable in model.variables]
-    dense_values = refilled(values, [_plain_name(variable) for variable in model.variables])
-    has_zeros = any((value != other).any() for value, other in zip(values, dense_values))
-    dense, signature = _convert_dense(model, signature, values)
-    # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the dense file.
-    reference = convert(model, signature, dense_values, sparse=False) if has_zeros else dense
-    difference = max_difference(dense, signature, samples, expected)
-
-    def dense_because(reason: str) -> _Encoded:
-        return _Encoded(dense, reference, signature, difference, False, reason)
-
-    if sparse is False or (sparse == "auto" and not has_zeros):
-        return dense_because("as asked for" if sparse is False else "no zeros to leave out")
-    small = convert(model, signature, values, sparse=True)
-    if sparse == "auto" and len(small) >= len(dense):
-        return dense_because(f"smaller than sparse, which takes {len(small):,} bytes")
-    allowed = difference + _SPARSE_TOLERANCE * _largest(expected)
-    sparse_difference, failure = _try_sparse(small, dense, signature, samples, expected, allowed)
-    if failure is None:
-        reason = "as asked for" if sparse is True else f"smaller than dense, which takes {len(dense):,} bytes"
-        return _Encoded(small, reference, signature, sparse_difference, True, reason)
-    if sparse is True:
-        raise ValueError(f"Expected a model that sparse encoding holds; pass sparse='auto'. Received: {failure}")
-    return dense_because(failure)
+def _calibration(model, quantize: str | None, representative_data: Any) -> Any:
+    """Returns the samples to calibrate on, if `quantize` needs any."""
+    if quantize not in ("int8", "int8_io"):
+        return None
+    if representative_data is None:
+        if any(type(layer).__name__.startswith("Quantize") for layer in layers_of(model)):
+            return None  # tfmot's quantization-aware training has measured the ranges
+        raise ValueError(
+            f"Expected `representative_data`, some hundred inputs to measure the ranges of activations on, for "
+            f"quantize={quantize!r}. Received: representative_data=None"
+        )
+    samples = first_inputs(representative_data, _CALIBRATION_SAMPLES)
+    count = min((len(array) for array in keras.tree.flatten(samples) if np.ndim(array)), default=0)
+    if count < _MIN_CALIBRATION_SAMPLES:
+        raise ValueError(
+            f"Expected `representative_data` to hold {_MIN_CALIBRATION_SAMPLES} samples or more, better some hundred. "
+            f"Received: {count}"
+        )
+    return samples
 
 
-def _plain_name(variable) -> str:
-    """The name of a variable in its layer; tf_keras puts the layer's name before it, and a number behind it."""
-    return variable.name.rpartition("/")[-1].partition(":")[0]
+def _check_outputs(comparison: Comparison, tolerance: float | None, quantize: str | None, largest_output: float):
+    limit = tolerance
+    if limit is None:
+        limit = _TOLERANCES[quantize] * largest_output if quantize in _TOLERANCES else np.finfo("float64").max
+    if not comparison.maximum <= limit:
+        raise ValueError(
+            f"Expected outputs within {limit:.3g} of the Keras model's; check the model on these inputs, or pass "
+            f"another `tolerance`. Received: outputs that differ by up to {comparison.maximum:.3g}, "
+            f"{comparison.mean:.3g} on average. No file was written."
+        )
 
 
-def _try_sparse(
-    small: bytes, dense: bytes, signature: Signature, samples, expected, allowed: float
-) -> tuple[float, str | None]:
-    """Returns the output difference of a sparse file, and what is wrong with the file, if anything."""
-    lost = lost_weights(small, dense)
-    if lost is not None:
-        return np.inf, f"sparse encoding loses weights of the tensor {lost!r}"
-    try:
-        difference = max_difference(small, signature, samples, expected)
-    except ValueError:
-        return np.inf, "the default interpreter cannot run the sparse file"
-    return difference, None if difference <= allowed else f"the sparse file's outputs are off by {difference:.3g}"
-
-
-def _largest(expected: Sequence[dict]) -> float:
-    outputs = (np.asarray(output, "float64") for batch in expected for output in batch.values())
-    return max(float(np.abs(output).max(initial=0.0)) for output in outputs)
-
-
-def _convert_dense(model: keras.Model, signature: Signature, values: list[np.ndarray]) -> tuple[bytes, Signature]:
-    try:
-        return convert(model, signature, values, sparse=False), signature
-    except ValueError:
-        if signature.batch_size is not None:
-            raise
-        with contextlib.suppress(ValueError):
-            # The lists of tensors in a recurrent layer, for one, need a batch size known beforehand.
-            single = signature.with_batch_size(1)
-            return convert(model, single, values, sparse=False), single
-        raise
+def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> TFLiteReport:
+    content, reference = encoded.content, converted.reference
+    model = flatbuffer.parse(content)
+    comparison = encoded.comparison
+    return TFLiteReport(
+        path=path,
+        quantize=converted.quantization.kind,
+        bytes=len(content),
+        gzip_bytes=_gzip_bytes(content),
+        zstd_bytes=_zstd_bytes(content),
+        dense_bytes=len(reference),
+        dense_gzip_bytes=_gzip_bytes(reference),
+        dense_zstd_bytes=_zstd_bytes(reference),
+        batch_size=converted.signature.batch_size,
+        max_difference=comparison.maximum,
+        mean_difference=comparison.mean,
+        top_class_agreement=comparison.agreement,
+        samples=samples,
+        runtime=encoded.runtime,
+        failure=encoded.failure,
+        min_runtime_version=flatbuffer.runtime_version(model),
+        operations=flatbuffer.count_operations(model),
+        tensors=tuple(
+            StoredTensor(
+                name=weight.name,
+                shape=weight.shape,
+                dtype=weight.dtype.name,
+                size=weight.size,
+                zeros=weight.zeros,
+                bytes=weight.bytes,
+                sparse=weight.sparse,
+                reason=reason,
+            )
+            for weight, reason in zip(flatbuffer.weights_of(model), encoded.reasons, strict=True)
+        ),
+    )
 
 
 def _gzip_bytes(content: bytes) -> int:
     return len(gzip.compress(content, mtime=0))
+
+
+def _zstd_bytes(content: bytes) -> int | None:
+    try:
+        import zstandard
+    except ImportError:
+        return None
+    return len(zstandard.compress(content))

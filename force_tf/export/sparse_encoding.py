@@ -1,0 +1,246 @@
+"""Stores the zeros of a TFLite file's weights by their absence.
+
+A sparsely encoded tensor is a tree with a level for each axis: a dense level has all positions, a compressed one only
+those with a non-zero value below them. Kernels of the runtime read dense weights, so an operation DENSIFY between the
+tensor and its readers fills the zeros in, once, when the file is loaded.
+
+References:
+    Smith and Karypis, Tensor-matrix products with a compressed sparse tensor, IA^3 2015: the tree of levels.
+    The TACO compiler, Kjolstad et al., OOPSLA 2017: a format for each level.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+from force_tf.export import flatbuffer
+from force_tf.export.flatbuffer import Weight
+
+# What a tensor, an operation and the levels of the tree take in the file beside their numbers, about.
+_OVERHEAD = 300  # bytes
+# The operations whose weights XNNPACK prepares itself.
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+# The first version of the runtime that has the operation.
+_DENSIFY_VERSION = "2.2.0"
+_INDEX_TYPES = (
+    (np.uint8, schema.SparseIndexVector.Uint8Vector, schema.Uint8VectorT),
+    (np.uint16, schema.SparseIndexVector.Uint16Vector, schema.Uint16VectorT),
+    (np.int32, schema.SparseIndexVector.Int32Vector, schema.Int32VectorT),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a tensor is stored.
+
+    Attributes:
+        order: The axis of each level.
+        compressed: Whether each level is compressed.
+        bytes: The size of values, segments and indices.
+    """
+
+    order: tuple[int, ...]
+    compressed: tuple[bool, ...]
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """An operation that computes with a weight.
+
+    Attributes:
+        name: Its name, such as "CONV_2D".
+        quantized: Whether its output is of integers too.
+        dequantized: Whether it reads the weight through an operation DEQUANTIZE.
+    """
+
+    name: str
+    quantized: bool
+    dequantized: bool
+
+
+def encode(
+    content: bytes, refuse: Callable[[Weight, list[Reader]], str | None] = lambda weight, readers: None
+) -> tuple[bytes, list[str]]:
+    """Encodes sparsely what becomes smaller by it.
+
+    Args:
+        content: A TFLite file whose tensors are all dense.
+        refuse: Given a weight and what reads it, returns why it must stay dense, or None.
+
+    Returns:
+        The new file, and for each weight, in the order of `flatbuffer.weights_of`, why it is stored as it is.
+    """
+    model = flatbuffer.parse(content)
+    reasons = []
+    for weight in list(flatbuffer.weights_of(model)):
+        dense_bytes = weight.size * weight.dtype.itemsize
+        layout = best_layout(weight.nonzero, weight.dtype.itemsize)
+        if layout is None or layout.bytes + _OVERHEAD >= dense_bytes:
+            reasons.append("sparse would be no smaller")
+        elif weight.zero:
+            reasons.append(f"zero is stored as {weight.zero}, but what is left out reads as 0")
+        else:
+            refusal = refuse(weight, readers_of(model, weight.graph, weight.index))
+            if refusal is None:
+                _encode(model, weight, layout)
+            reasons.append(refusal or f"{layout.bytes:,} instead of {dense_bytes:,} bytes")
+    flatbuffer.drop_unused_buffers(model)
+    return flatbuffer.serialize(model), reasons
+
+
+def refused_by_xnnpack(weight: Weight, readers: list[Reader]) -> str | None:
+    """Returns why LiteRT's default delegate, XNNPACK, cannot run with a weight that is stored sparsely, or None.
+
+    XNNPACK fills the zeros in when it takes over an operation. As of LiteRT 2.3 it then fails to prepare convolutions
+    and matrix products that read 8-bit weights but floating-point inputs, and the matrix products of integers; and it
+    leaves the 16-bit weights of operations that it does not take over undefined.
+    """
+    for reader in readers:
+        if weight.dtype == np.int8 and not reader.quantized and reader.name in _PRODUCTS:
+            return f"XNNPACK fails to prepare {reader.name} of floats with sparse int8 weights"
+        if weight.dtype == np.int8 and reader.name == "FULLY_CONNECTED":
+            return "XNNPACK fails to prepare FULLY_CONNECTED with sparse int8 weights"
+        if reader.dequantized and reader.name not in _PRODUCTS:
+            return f"XNNPACK does not fill in sparse {weight.dtype.name} weights of {reader.name}"
+    return None
+
+
+def refused_unless_product(weight: Weight, readers: list[Reader]) -> str | None:
+    """Returns why a weight is better not stored sparsely in a runtime that has failed, or None."""
+    other = next((reader.name for reader in readers if reader.name not in _PRODUCTS), None)
+    if other is not None:
+        return f"the runtime fails on sparse weights of {other}"
+    return refused_by_xnnpack(weight, readers)
+
+
+def readers_of(model: schema.ModelT, graph: schema.SubGraphT, index: int, dequantized: bool = False) -> list[Reader]:
+    """Returns the operations of a subgraph that compute with a tensor."""
+    found = []
+    for operator in graph.operators:
+        if index not in operator.inputs:
+            continue
+        name = flatbuffer.operation_name(model, operator)
+        if name == "DEQUANTIZE":
+            found += readers_of(model, graph, operator.outputs[0], dequantized=True)
+        else:
+            types = {graph.tensors[i].type for i in operator.outputs}
+            found.append(Reader(name, schema.TensorType.FLOAT32 not in types, dequantized))
+    return found
+
+
+def best_layout(nonzero: np.ndarray, itemsize: int) -> Layout | None:
+    """Returns the smallest layout of a tensor, given which of its values are not zero; None for a scalar.
+
+    Axes keep their order, but for one that may become the innermost level: a compressed level costs a segment for each
+    position of the levels before it, and narrow axes have narrow indices.
+    """
+    layouts = []
+    for last in range(nonzero.ndim):
+        order = (*(axis for axis in range(nonzero.ndim) if axis != last), last)
+        occupied = [int(np.count_nonzero(level)) for level in _occupied(nonzero.transpose(order))]
+        sizes = [nonzero.shape[axis] for axis in order]
+        for compressed in itertools.product((False, True), repeat=nonzero.ndim):
+            layouts.append(Layout(order, compressed, _bytes(sizes, occupied, compressed, itemsize)))
+    # Among equals the last one, in which the order of the axes is kept.
+    return min(reversed(layouts), key=lambda layout: layout.bytes, default=None)
+
+
+def _occupied(nonzero: np.ndarray) -> list[np.ndarray]:
+    """Returns for each level which of its positions have a non-zero value at them or below."""
+    levels = [nonzero]
+    while levels[0].ndim > 1:
+        levels.insert(0, levels[0].any(axis=-1))
+    return levels
+
+
+def _bytes(sizes: list[int], occupied: list[int], compressed: tuple[bool, ...], itemsize: int) -> int:
+    positions, total = 1, 0
+    for size, count, is_compressed in zip(sizes, occupied, compressed):
+        if is_compressed:
+            total += (positions + 1) * _index_type(count)[0]().itemsize + count * _index_type(size - 1)[0]().itemsize
+            positions = count
+        else:
+            positions *= size
+    return total + positions * itemsize
+
+
+def _index_type(largest: int) -> tuple:
+    return next(kind for kind in _INDEX_TYPES if largest <= np.iinfo(kind[0]).max)
+
+
+def _encode(model: schema.ModelT, weight: Weight, layout: Layout) -> None:
+    """Encodes a weight in a layout, with an operation DENSIFY between it and its readers."""
+    dense = copy.copy(weight.tensor)
+    dense.name, dense.buffer = dense.name + b"/dense", _add_buffer(model)
+    nonzero = weight.nonzero
+    if not nonzero.any():
+        # A tensor without any data counts as one that is not constant.
+        nonzero.flat[0] = True
+    levels, values = _tree(weight.values.reshape(weight.shape), nonzero, layout)
+    # Scales are for those who compute with the numbers.
+    weight.tensor.quantization = None
+    weight.tensor.sparsity = schema.SparsityParametersT(list(layout.order), None, levels)
+    # Another tensor may share the buffer.
+    weight.tensor.buffer = _add_buffer(model, values.view(np.uint8))
+    weight.graph.tensors.append(dense)
+    dense_index = len(weight.graph.tensors) - 1
+    first = None
+    for position, operator in enumerate(weight.graph.operators):
+        if weight.index in operator.inputs:
+            first = position if first is None else first
+            operator.inputs = [dense_index if index == weight.index else index for index in operator.inputs]
+    densify = schema.OperatorT(_densify_code(model), [weight.index], [dense_index])
+    weight.graph.operators.insert(first, densify)
+
+
+def _tree(
+    values: np.ndarray, nonzero: np.ndarray, layout: Layout
+) -> tuple[list[schema.DimensionMetadataT], np.ndarray]:
+    """Returns the levels of a tensor and the values at the innermost one."""
+    values, occupied = values.transpose(layout.order), _occupied(nonzero.transpose(layout.order))
+    positions = np.ones((), bool)
+    levels = []
+    for size, level, compressed in zip(values.shape, occupied, layout.compressed):
+        if compressed:
+            children = level[positions]
+            segments = np.concatenate([[0], np.cumsum(children.sum(axis=-1))])
+            levels.append(_compressed_level(segments, np.nonzero(children)[-1]))
+            positions = level
+        else:
+            levels.append(schema.DimensionMetadataT(schema.DimensionType.DENSE, size))
+            positions = np.repeat(positions[..., np.newaxis], size, axis=-1)
+    return levels, values[positions]
+
+
+def _compressed_level(segments: np.ndarray, indices: np.ndarray) -> schema.DimensionMetadataT:
+    level = schema.DimensionMetadataT(schema.DimensionType.SPARSE_CSR)
+    level.arraySegmentsType, level.arraySegments = _index_vector(segments)
+    level.arrayIndicesType, level.arrayIndices = _index_vector(indices)
+    return level
+
+
+def _index_vector(numbers: np.ndarray) -> tuple[int, object]:
+    dtype, union_type, vector = _index_type(numbers.max(initial=0))
+    return union_type, vector(numbers.astype(dtype))
+
+
+def _add_buffer(model: schema.ModelT, data: np.ndarray | None = None) -> int:
+    model.buffers.append(schema.BufferT(data))
+    return len(model.buffers) - 1
+
+
+def _densify_code(model: schema.ModelT) -> int:
+    flatbuffer.require_runtime_version(model, _DENSIFY_VERSION)
+    number = schema.BuiltinOperator.DENSIFY
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == number:
+            return index
+    model.operatorCodes.append(schema.OperatorCodeT(number, None, 1, number))
+    return len(model.operatorCodes) - 1
