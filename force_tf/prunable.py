@@ -58,12 +58,14 @@ class PrunableWeight:
     Attributes:
         path: `layer/attribute`, with outer models and sub-layers before it.
         layers: The layers from the model's own child down to the one that holds the weight.
+        layer_paths: The paths of `layers`, in which names of tf_keras's layers may hold slashes themselves.
         attribute: The name of the weight in that layer, such as "kernel".
         variable: The variable: a `keras.Variable`, or the `tf.Variable` of a tf_keras layer.
     """
 
     path: str
     layers: tuple[Any, ...]
+    layer_paths: tuple[str, ...]
     attribute: str
     variable: Any
 
@@ -162,8 +164,10 @@ def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]
     opt_in: set[str] = set()
     left_out: dict[str, str] = {}
     seen: set[int] = set()
+    paths: list[str] = []  # of the layers in the chain
     for path, chain in walk_layers(model):
         layer = chain[-1]
+        paths[len(chain) - 1 :] = [path]
         default = prunable_attributes(layer)
         optional = _attributes(layer, _OPT_IN)
         for attribute in default + optional:
@@ -171,7 +175,7 @@ def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]
             if variable is None or id(variable) in seen:
                 continue  # a layer that several models share: its weight has one path, the first
             seen.add(id(variable))
-            weight = PrunableWeight(f"{path}/{attribute}", chain, attribute, variable)
+            weight = PrunableWeight(f"{path}/{attribute}", chain, tuple(paths), attribute, variable)
             weights.append(weight)
             if attribute in optional:
                 opt_in.add(weight.path)

@@ -62,6 +62,12 @@ def nested_with_unique_names():  # which HDF5 files ask for
     return tf_keras.Model(inputs, layers.Dense(2, name="second")(inner(inputs)))
 
 
+def slashes():  # which tf_keras lets names have
+    inner = tf_keras.Sequential([layers.Dense(4, name="block/first", input_shape=(4,))], name="outer/backbone")
+    inputs = tf_keras.Input((4,))
+    return tf_keras.Model(inputs, layers.Dense(2, name="outer/second")(inner(inputs)))
+
+
 def shared():
     left, right = tf_keras.Input((3,), name="left"), tf_keras.Input((3,), name="right")
     tower = layers.Dense(4, name="tower")
@@ -105,6 +111,7 @@ MODELS = [
     sequential_by_input_shape,
     sequential_without_input,
     nested,
+    slashes,
     shared,
     dictionaries,
     sequences,
@@ -260,7 +267,7 @@ def save_and_load(model, path):
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "model"])
-@pytest.mark.parametrize("make", [sequential, nested_with_unique_names, attention])
+@pytest.mark.parametrize("make", [sequential, nested_with_unique_names, slashes, attention])
 def test_files_hold_masks_and_zeros(make, name, tmp_path):
     model = make()
     masks, x = masks_for(model), inputs_for(model)

@@ -239,6 +239,6 @@ def paths_by_layer(
     paths: dict[int, tuple[str, ...]] = {}
     for weight in weights:
         depth = next(depth for depth, layer in enumerate(weight.layers) if not is_open(layer))
-        relative = weight.path.split("/", depth + 1)[-1]
+        relative = weight.path.removeprefix(f"{weight.layer_paths[depth]}/")
         paths[id(weight.layers[depth])] = (*paths.get(id(weight.layers[depth]), ()), relative)
     return paths
