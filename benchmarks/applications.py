@@ -20,15 +20,23 @@ CLASSES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """The smallest network of a family, the height and width of the smallest images it takes, and who has it."""
+    """A network of a family.
+
+    Attributes:
+        network: The name of the smallest one.
+        size: Height and width of the smallest images that it takes, in pixels.
+        kerases: The modules that have it.
+        unregistered: Classes of its layers that tf_keras does not find by itself when it loads a file, pruned or not.
+    """
 
     network: str
     size: int = 32
     kerases: tuple[str, ...] = KERASES
+    unregistered: tuple[str, ...] = ()
 
 
 FAMILIES = {
-    "ConvNeXt": Family("ConvNeXtTiny"),
+    "ConvNeXt": Family("ConvNeXtTiny", unregistered=("LayerScale",)),
     "DenseNet": Family("DenseNet121"),
     "EfficientNet": Family("EfficientNetB0"),
     "EfficientNetV2": Family("EfficientNetV2B0"),
@@ -103,13 +111,27 @@ def random_images(model: Any, count: int = 8, seed: int = 0) -> tuple[np.ndarray
     return rng.standard_normal((count, *model.input_shape[1:])).astype("float32"), rng.integers(0, CLASSES, count)
 
 
-def pass_through(model: Any, data: tuple[Any, Any], folder: str | os.PathLike, **search: Any) -> Passage:
+def custom_objects(family: str, model: Any) -> dict[str, type]:
+    """Returns what `load_model` has to be told to load a network of a family, as `custom_objects`."""
+    names = FAMILIES[family].unregistered if keras_of(model).__name__ == "tf_keras" else ()
+    classes = {type(layer).__name__: type(layer) for layer in model.layers}
+    return {name: classes[name] for name in names}
+
+
+def pass_through(
+    model: Any,
+    data: tuple[Any, Any],
+    folder: str | os.PathLike,
+    custom_objects: dict[str, type] | None = None,
+    **search: Any,
+) -> Passage:
     """Searches masks for a compiled model, trains it for two steps, saves, loads, strips and exports it.
 
     Args:
         model: A compiled model of either Keras.
         data: One batch, inputs and targets.
         folder: Where "pruned.keras" and "pruned.tflite" are written.
+        custom_objects: For `load_model`.
         **search: Arguments of `force_tf.PruneAtInit`.
     """
     seconds = {}
@@ -136,7 +158,7 @@ def pass_through(model: Any, data: tuple[Any, Any], folder: str | os.PathLike, *
     return Passage(
         masks=masks,
         pruned=pruned,
-        loaded=keras_of(model).models.load_model(path),
+        loaded=keras_of(model).models.load_model(path, custom_objects),
         plain=force_tf.strip_pruning(pruned),
         report=report,
         refusal=refusal,

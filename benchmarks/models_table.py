@@ -62,9 +62,9 @@ def measure(family: str) -> dict[str, Any]:
     model = applications.build(family, _KERAS.value)
     data = applications.random_images(model, _BATCH_SIZE.value)
     with tempfile.TemporaryDirectory() as folder:
-        passage = applications.pass_through(
-            model, data, folder, method="force", sparsity=_SPARSITY.value, steps=_STEPS.value, seed=0
-        )
+        search = {"method": "force", "sparsity": _SPARSITY.value, "steps": _STEPS.value, "seed": 0}
+        known = applications.custom_objects(family, model)
+        passage = applications.pass_through(model, data, folder, custom_objects=known, **search)
     report = passage.report
     return {
         "family": family,

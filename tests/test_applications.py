@@ -60,7 +60,7 @@ def check(model, x, y, folder, **search):
     masks, plain = passage.masks, passage.plain
 
     for variable, value in zip(model.variables, before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value, err_msg=f"{variable.path} of the original has changed")
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=f"{variable.name} of the original has changed")
     assert masks.kept == round(masks.total * (1 - 0.95))
     assert force_tf.get_masks(passage.pruned) == masks
     assert force_tf.get_masks(passage.loaded) == masks
@@ -85,7 +85,7 @@ def check(model, x, y, folder, **search):
 
     plain.load_weights(folder / "dense.weights.h5")
     for loaded, weight in zip(plain.weights, model.weights, strict=True):
-        np.testing.assert_array_equal(loaded, weight, err_msg=f"{weight.path} from a dense checkpoint")
+        np.testing.assert_array_equal(loaded, weight, err_msg=f"{weight.name} from a dense checkpoint")
     return passage
 
 
@@ -100,12 +100,25 @@ def check(model, x, y, folder, **search):
 @pytest.mark.timeout(1800)
 def test_every_family_of_keras_applications(family, module, tmp_path):
     model = applications.build(family, module)
-    passage = check(model, *applications.random_images(model), tmp_path, method="force", steps=3)
+    known = applications.custom_objects(family, model)
+    passage = check(model, *applications.random_images(model), tmp_path, custom_objects=known, method="force", steps=3)
     opt_in = {"DepthwiseConv2D": "kernel", "SeparableConv2D": "depthwise_kernel"}
     kinds = [(layer.name, type(layer).__name__) for layer in model.layers]
     assert {path for path, reason in passage.masks.left_out.items() if reason.startswith("not pruned by default")} == {
         f"{name}/{opt_in[kind]}" for name, kind in kinds if kind in opt_in
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name, family in applications.FAMILIES.items() if family.unregistered])
+def test_what_tf_keras_does_not_find_by_itself(family, tmp_path):
+    model = applications.build(family, "tf_keras")
+    model.save(tmp_path / "dense.keras")
+    load_model = applications.import_keras("tf_keras").models.load_model
+    with pytest.raises(TypeError, match="'str' object is not callable"):
+        load_model(tmp_path / "dense.keras")
+    loaded = load_model(tmp_path / "dense.keras", applications.custom_objects(family, model))
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
 
 
 @pytest.mark.parametrize(
