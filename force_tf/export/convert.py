@@ -23,6 +23,9 @@ from force_tf.layers.rebuild import rebuild
 _FAILED_OP = re.compile(r'fused\["(\w+):", callsite\("([^"@]+)@')
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
 
+# Operations that end the whole process when TensorFlow's converter measures the ranges of their activations.
+_CRASHING = {"WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM"}
+
 #: What `export_tflite` takes as `quantize=`.
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int8_io")
 
@@ -118,11 +121,12 @@ def convert_with_reference(model: keras.Model, signature: Signature, quantizatio
     in_floats = Quantization(select_tf_ops=quantization.select_tf_ops)
     # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the pruned file.
     reference, signature = _convert_dense(model, signature, dense_values, in_floats)
-    if quantization.calibration is not None and "WHILE" in flatbuffer.count_operations(flatbuffer.parse(reference)):
+    loops = _CRASHING.intersection(flatbuffer.count_operations(flatbuffer.parse(reference)))
+    if quantization.calibration is not None and loops:
         raise ValueError(
-            "Expected a model without loops, on whose recurrent layers TensorFlow's converter crashes: pass "
-            f"quantize='dynamic', or build them with unroll=True. Received: the model {model.name!r} with "
-            f"quantize={quantization.kind!r}"
+            "Expected a model without recurrent layers, on which TensorFlow's converter crashes: pass "
+            f"quantize='dynamic', or build them with unroll=True. Received: the model {model.name!r}, which becomes "
+            f"{', '.join(loops)}, with quantize={quantization.kind!r}"
         )
     same = quantization.kind is None and all(value is other for value, other in zip(values, dense_values))
     content = reference if same else convert(model, signature, values, quantization)

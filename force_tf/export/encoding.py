@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from force_tf.export import flatbuffer
 from force_tf.export.convert import Converted
+from force_tf.export.flatbuffer import Weight
 from force_tf.export.runtime import runtime_name
-from force_tf.export.sparse_encoding import encode, refused_by_xnnpack, refused_unless_product
+from force_tf.export.sparse_encoding import Reader, encode
 from force_tf.export.verify import Comparison, compare, file_outputs, largest
 
 # How far the outputs of a sparse file may be from the dense file's, relative to the largest output. Both hold the same
 # weights, so this is for summing in another order.
 _TOLERANCE = 1e-5
+# The operations whose weights XNNPACK prepares itself.
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +70,55 @@ def encode_and_run(
             received = run(content, default_delegate=False)
             return Encoded(content, reasons, compare(expected, received), runtime, failure)
     outputs = run(converted.content)
-    reason = "as asked for"
-    for refuse in (refused_by_xnnpack, refused_unless_product) if sparse == "auto" else ():
-        content, reasons = encode(converted.content, refuse)
+    dense = Encoded(converted.content, [], compare(expected, outputs), runtime)
+    if sparse is False:
+        return _with_reason(dense, "as asked for")
+    for excluded in _exclusions(converted.content):
+        content, reasons = encode(converted.content, lambda *weight, e=excluded: _refused(*weight, e, runtime))
         if len(content) >= len(converted.content):
-            return Encoded(converted.content, reasons, compare(expected, outputs), runtime)
+            return dataclasses.replace(dense, reasons=reasons)
         with contextlib.suppress(ValueError):
             received = run(content)
             if compare(outputs, received).maximum <= _TOLERANCE * largest(outputs):
                 return Encoded(content, reasons, compare(expected, received), runtime)
-        reason = f"{runtime} does not run the sparse file"
-    count = len(list(flatbuffer.weights_of(flatbuffer.parse(converted.content))))
-    return Encoded(converted.content, [reason] * count, compare(expected, outputs), runtime)
+    return _with_reason(dense, f"{runtime} does not run the sparse file")
+
+
+def _with_reason(encoded: Encoded, reason: str) -> Encoded:
+    count = len(list(flatbuffer.weights_of(flatbuffer.parse(encoded.content))))
+    return dataclasses.replace(encoded, reasons=[reason] * count)
+
+
+def _exclusions(content: bytes) -> Iterator[str | None]:
+    """Yields operations whose weights to leave dense, one after another until the file runs: none of them at first."""
+    yield None
+    kinds: set[str] = set()
+
+    def note(weight: Weight, readers: list[Reader]) -> None:
+        kinds.update(reader.name for reader in readers)
+
+    encode(content, note)
+    yield from sorted(kinds)
+
+
+def _refused(weight: Weight, readers: list[Reader], excluded: str | None, runtime: str) -> str | None:
+    if any(reader.name == excluded for reader in readers):
+        return f"{runtime} does not run sparse weights of {excluded}"
+    return refused_by_xnnpack(weight, readers)
+
+
+def refused_by_xnnpack(weight: Weight, readers: list[Reader]) -> str | None:
+    """Returns why LiteRT's default delegate, XNNPACK, cannot run with a weight that is stored sparsely, or None.
+
+    XNNPACK fills the zeros in when it takes over an operation. As of LiteRT 2.3 it then fails to prepare convolutions
+    and matrix products that read 8-bit weights but floating-point inputs, and the matrix products of integers; and it
+    leaves the 16-bit weights of operations that it does not take over undefined.
+    """
+    for reader in readers:
+        if weight.dtype == np.int8 and not reader.quantized and reader.name in _PRODUCTS:
+            return f"XNNPACK fails to prepare {reader.name} of floats with sparse int8 weights"
+        if weight.dtype == np.int8 and reader.name == "FULLY_CONNECTED":
+            return "XNNPACK fails to prepare FULLY_CONNECTED with sparse int8 weights"
+        if reader.dequantized and reader.name not in _PRODUCTS:
+            return f"XNNPACK does not fill in sparse {weight.dtype.name} weights of {reader.name}"
+    return None

@@ -24,8 +24,6 @@ from force_tf.export.flatbuffer import Weight
 
 # What a tensor, an operation and the levels of the tree take in the file beside their numbers, about.
 _OVERHEAD = 300  # bytes
-# The operations whose weights XNNPACK prepares itself.
-_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 # The first version of the runtime that has the operation.
 _DENSIFY_VERSION = "2.2.0"
 _INDEX_TYPES = (
@@ -93,31 +91,6 @@ def encode(
             reasons.append(refusal or f"{layout.bytes:,} instead of {dense_bytes:,} bytes")
     flatbuffer.drop_unused_buffers(model)
     return flatbuffer.serialize(model), reasons
-
-
-def refused_by_xnnpack(weight: Weight, readers: list[Reader]) -> str | None:
-    """Returns why LiteRT's default delegate, XNNPACK, cannot run with a weight that is stored sparsely, or None.
-
-    XNNPACK fills the zeros in when it takes over an operation. As of LiteRT 2.3 it then fails to prepare convolutions
-    and matrix products that read 8-bit weights but floating-point inputs, and the matrix products of integers; and it
-    leaves the 16-bit weights of operations that it does not take over undefined.
-    """
-    for reader in readers:
-        if weight.dtype == np.int8 and not reader.quantized and reader.name in _PRODUCTS:
-            return f"XNNPACK fails to prepare {reader.name} of floats with sparse int8 weights"
-        if weight.dtype == np.int8 and reader.name == "FULLY_CONNECTED":
-            return "XNNPACK fails to prepare FULLY_CONNECTED with sparse int8 weights"
-        if reader.dequantized and reader.name not in _PRODUCTS:
-            return f"XNNPACK does not fill in sparse {weight.dtype.name} weights of {reader.name}"
-    return None
-
-
-def refused_unless_product(weight: Weight, readers: list[Reader]) -> str | None:
-    """Returns why a weight is better not stored sparsely in a runtime that has failed, or None."""
-    other = next((reader.name for reader in readers if reader.name not in _PRODUCTS), None)
-    if other is not None:
-        return f"the runtime fails on sparse weights of {other}"
-    return refused_by_xnnpack(weight, readers)
 
 
 def readers_of(model: schema.ModelT, graph: schema.SubGraphT, index: int, dequantized: bool = False) -> list[Reader]:

@@ -46,9 +46,11 @@ def export_tflite(
 
     The file appears only once it has been loaded and run by the default interpreter (LiteRT where `ai-edge-litert` is
     installed, or else TensorFlow's own), and its outputs compared with those of the model. A model that computes in
-    another precision is rebuilt in float32 first, and the file compared with that. The batch size of the file may vary if that of the model may; it is 1 where TFLite cannot express the model otherwise,
-    as with recurrent layers. The LSTM of tf_keras becomes an operation that keeps its state from one run to the next:
-    call the interpreter's `reset_all_variables()` between sequences. The model itself stays as it is.
+    another precision is rebuilt in float32 first, and the file compared with that. The model itself stays as it is.
+
+    The batch size of the file may vary if that of the model may; it is 1 where TFLite cannot express the model
+    otherwise, as with recurrent layers. The LSTM of tf_keras becomes an operation that keeps its state from one run to
+    the next: call the interpreter's `reset_all_variables()` between sequences.
 
     The report compares with a dense model: the same architecture in a dense float32 file, its pruned weights refilled
     with seeded random numbers of the mean and deviation of the kernel's other weights, since zeros would compress.
