@@ -79,15 +79,20 @@ def encode(
     reasons = []
     for weight in list(flatbuffer.weights_of(model)):
         dense_bytes = weight.size * weight.dtype.itemsize
-        layout = best_layout(weight.nonzero, weight.dtype.itemsize)
+        kept = weight.nonzero
+        if kept.size and not kept.any():
+            kept.flat[0] = True  # a tensor without any data counts as one that is not constant
+        layout = best_layout(kept, weight.dtype.itemsize)
         if layout is None or layout.bytes + _OVERHEAD >= dense_bytes:
             reasons.append("sparse would be no smaller")
         elif weight.zero:
             reasons.append(f"zero is stored as {weight.zero}, but what is left out reads as 0")
         else:
-            refusal = refuse(weight, readers_of(model, weight.graph, weight.index))
+            readers = readers_of(model, weight.graph, weight.index)
+            is_output = not readers or weight.index in weight.graph.outputs
+            refusal = "an output of the file" if is_output else refuse(weight, readers)
             if refusal is None:
-                _encode(model, weight, layout)
+                _encode(model, weight, kept, layout)
             reasons.append(refusal or f"{layout.bytes:,} instead of {dense_bytes:,} bytes")
     flatbuffer.drop_unused_buffers(model)
     return flatbuffer.serialize(model), reasons
@@ -108,26 +113,26 @@ def readers_of(model: schema.ModelT, graph: schema.SubGraphT, index: int, dequan
     return found
 
 
-def best_layout(nonzero: np.ndarray, itemsize: int) -> Layout | None:
-    """Returns the smallest layout of a tensor, given which of its values are not zero; None for a scalar.
+def best_layout(kept: np.ndarray, itemsize: int) -> Layout | None:
+    """Returns the smallest layout of a tensor, given which of its values to keep; None for a scalar.
 
     Axes keep their order, but for one that may become the innermost level: a compressed level costs a segment for each
     position of the levels before it, and narrow axes have narrow indices.
     """
     layouts = []
-    for last in range(nonzero.ndim):
-        order = (*(axis for axis in range(nonzero.ndim) if axis != last), last)
-        occupied = [int(np.count_nonzero(level)) for level in _occupied(nonzero.transpose(order))]
-        sizes = [nonzero.shape[axis] for axis in order]
-        for compressed in itertools.product((False, True), repeat=nonzero.ndim):
+    for last in range(kept.ndim):
+        order = (*(axis for axis in range(kept.ndim) if axis != last), last)
+        occupied = [int(np.count_nonzero(level)) for level in _occupied(kept.transpose(order))]
+        sizes = [kept.shape[axis] for axis in order]
+        for compressed in itertools.product((False, True), repeat=kept.ndim):
             layouts.append(Layout(order, compressed, _bytes(sizes, occupied, compressed, itemsize)))
     # Among equals the last one, in which the order of the axes is kept.
     return min(reversed(layouts), key=lambda layout: layout.bytes, default=None)
 
 
-def _occupied(nonzero: np.ndarray) -> list[np.ndarray]:
-    """Returns for each level which of its positions have a non-zero value at them or below."""
-    levels = [nonzero]
+def _occupied(kept: np.ndarray) -> list[np.ndarray]:
+    """Returns for each level which of its positions have a value to keep at them or below."""
+    levels = [kept]
     while levels[0].ndim > 1:
         levels.insert(0, levels[0].any(axis=-1))
     return levels
@@ -148,15 +153,11 @@ def _index_type(largest: int) -> tuple:
     return next(kind for kind in _INDEX_TYPES if largest <= np.iinfo(kind[0]).max)
 
 
-def _encode(model: schema.ModelT, weight: Weight, layout: Layout) -> None:
+def _encode(model: schema.ModelT, weight: Weight, kept: np.ndarray, layout: Layout) -> None:
     """Encodes a weight in a layout, with an operation DENSIFY between it and its readers."""
     dense = copy.copy(weight.tensor)
     dense.name, dense.buffer = dense.name + b"/dense", _add_buffer(model)
-    nonzero = weight.nonzero
-    if not nonzero.any():
-        # A tensor without any data counts as one that is not constant.
-        nonzero.flat[0] = True
-    levels, values = _tree(weight.values.reshape(weight.shape), nonzero, layout)
+    levels, values = _tree(weight.values.reshape(weight.shape), kept, layout)
     # Scales are for those who compute with the numbers.
     weight.tensor.quantization = None
     weight.tensor.sparsity = schema.SparsityParametersT(list(layout.order), None, levels)
@@ -173,11 +174,9 @@ def _encode(model: schema.ModelT, weight: Weight, layout: Layout) -> None:
     weight.graph.operators.insert(first, densify)
 
 
-def _tree(
-    values: np.ndarray, nonzero: np.ndarray, layout: Layout
-) -> tuple[list[schema.DimensionMetadataT], np.ndarray]:
+def _tree(values: np.ndarray, kept: np.ndarray, layout: Layout) -> tuple[list[schema.DimensionMetadataT], np.ndarray]:
     """Returns the levels of a tensor and the values at the innermost one."""
-    values, occupied = values.transpose(layout.order), _occupied(nonzero.transpose(layout.order))
+    values, occupied = values.transpose(layout.order), _occupied(kept.transpose(layout.order))
     positions = np.ones((), bool)
     levels = []
     for size, level, compressed in zip(values.shape, occupied, layout.compressed):
