@@ -1,6 +1,6 @@
 """Export to TFLite: convert, verify, report, benchmark."""
 
-from force_tf.export.benchmark import TFLiteLatency, benchmark_tflite
+from force_tf.export.benchmark import ModeLatency, TFLiteLatency, benchmark_tflite
 from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.tflite import export_tflite
 
