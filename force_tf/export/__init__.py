@@ -4,4 +4,4 @@ from force_tf.export.benchmark import ModeLatency, TFLiteLatency, benchmark_tfli
 from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.tflite import export_tflite
 
-__all__ = ["StoredTensor", "TFLiteLatency", "TFLiteReport", "benchmark_tflite", "export_tflite"]
+__all__ = ["ModeLatency", "StoredTensor", "TFLiteLatency", "TFLiteReport", "benchmark_tflite", "export_tflite"]
