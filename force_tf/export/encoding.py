@@ -18,6 +18,8 @@ from force_tf.export.verify import Comparison, compare, file_outputs, largest
 # How far the outputs of a sparse file may be from the dense file's, relative to the largest output. Both hold the same
 # weights, so this is for summing in another order.
 _TOLERANCE = 1e-5
+# How the names of TensorFlow's operations begin in a file.
+_SELECT_TF_OP = "Flex"
 # The operations whose weights XNNPACK prepares itself.
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
@@ -29,14 +31,14 @@ class Encoded:
     Attributes:
         content: The file.
         reasons: Why each weight tensor is stored as it is, in the order of `flatbuffer.weights_of`.
-        comparison: How the file's outputs differ from those of the Keras model.
+        comparison: How the file's outputs differ from those of the Keras model; None if nothing here can run it.
         runtime: What ran it.
-        failure: Why that cannot load it with its default delegate, or None.
+        failure: Why that cannot load it as it loads files by default, or None.
     """
 
     content: bytes
     reasons: list[str]
-    comparison: Comparison
+    comparison: Comparison | None
     runtime: str
     failure: str | None = None
 
@@ -53,35 +55,46 @@ def encode_and_run(
         expected: The outputs of the Keras model for them.
 
     Raises:
-        ValueError: If the runtime cannot load and run the dense file, or with `sparse=True` the sparse one.
+        ValueError: If the runtime cannot load and run the dense file, or with `sparse=True` the sparse one. A file with
+            operations of TensorFlow's may pass without having run.
     """
-    options = {"select_tf_ops": converted.quantization.select_tf_ops}
+    operations = flatbuffer.count_operations(flatbuffer.parse(converted.content))
+    options = {"select_tf_ops": any(name.startswith(_SELECT_TF_OP) for name in operations)}
     runtime = runtime_name(**options)
 
     def run(content: bytes, **more: bool) -> list[dict]:
         return file_outputs(content, converted.signature, samples, **options, **more)
 
+    try:
+        outputs = run(converted.content)
+    except ValueError as error:
+        # From TensorFlow 2.20 on, no Python package brings the runtime for these.
+        if not options["select_tf_ops"]:
+            raise
+        return _with_reason(Encoded(converted.content, [], None, runtime, _reason(error)), "not run, and so not tried")
+    dense = Encoded(converted.content, [], compare(expected, outputs), runtime)
     if sparse is True:
         content, reasons = encode(converted.content)
         try:
             return Encoded(content, reasons, compare(expected, run(content)), runtime)
         except ValueError as error:
-            failure = str(error).partition("Received: ")[-1]
             received = run(content, default_delegate=False)
-            return Encoded(content, reasons, compare(expected, received), runtime, failure)
-    outputs = run(converted.content)
-    dense = Encoded(converted.content, [], compare(expected, outputs), runtime)
+            return Encoded(content, reasons, compare(expected, received), runtime, _reason(error))
     if sparse is False:
         return _with_reason(dense, "as asked for")
     for excluded in _exclusions(converted.content):
         content, reasons = encode(converted.content, lambda *weight, e=excluded: _refused(*weight, e, runtime))
         if len(content) >= len(converted.content):
-            return dataclasses.replace(dense, reasons=reasons)
+            return _with_reason(dense, "sparse would be no smaller")
         with contextlib.suppress(ValueError):
             received = run(content)
             if compare(outputs, received).maximum <= _TOLERANCE * largest(outputs):
                 return Encoded(content, reasons, compare(expected, received), runtime)
     return _with_reason(dense, f"{runtime} does not run the sparse file")
+
+
+def _reason(error: ValueError) -> str:
+    return str(error).partition("Received: ")[-1]
 
 
 def _with_reason(encoded: Encoded, reason: str) -> Encoded:

@@ -52,13 +52,15 @@ class TFLiteReport:
         dense_gzip_bytes: The size of that when compressed with gzip.
         dense_zstd_bytes: The size of that when compressed with Zstandard, or None.
         batch_size: The batch size of the inputs, None if it may vary.
-        max_difference: The largest absolute difference between the file's outputs and the Keras model's.
-        mean_difference: The mean absolute difference.
+        max_difference: The largest absolute difference between the file's outputs and the Keras model's; None if the
+            file could not be run.
+        mean_difference: The mean absolute difference, or None.
         top_class_agreement: The fraction of samples for which the class of the largest output is the same; None if no
             output is of shape (batch, classes).
         samples: On how many sample inputs they were compared.
         runtime: What ran the file: the name and version of a package.
-        failure: Why the default interpreter cannot load the file, or None. Only files with `sparse=True` may have one.
+        failure: Why the default interpreter cannot load the file, or None. Only files with `sparse=True`, or with
+            operations of TensorFlow's, may have one.
         min_runtime_version: The smallest version of the TFLite runtime that knows the file's operations.
         operations: How often each operation stands in the file.
         tensors: The weight tensors, read back from the file.
@@ -73,8 +75,8 @@ class TFLiteReport:
     dense_gzip_bytes: int
     dense_zstd_bytes: int | None
     batch_size: int | None
-    max_difference: float
-    mean_difference: float
+    max_difference: float | None
+    mean_difference: float | None
     top_class_agreement: float | None
     samples: int
     runtime: str
@@ -138,9 +140,12 @@ class TFLiteReport:
         return _aligned([*cells, ["ratio", *ratios]], "<>>>")
 
     def _facts(self) -> str:
-        difference = f"{self.max_difference:.3g} at most, {self.mean_difference:.3g} on average"
+        difference = "unknown, since the file could not be run"
+        if self.max_difference is not None:
+            gaps = f"{self.max_difference:.3g} at most, {self.mean_difference:.3g} on average"
+            difference = f"{gaps}, from the Keras model on {self.samples} samples"
         facts = [
-            ("difference", f"{difference}, from the Keras model on {self.samples} samples"),
+            ("difference", difference),
             ("runtime", f"{self.runtime}; needs TFLite {self.min_runtime_version or 'of an unknown version'}"),
             ("batch size", "any" if self.batch_size is None else str(self.batch_size)),
             ("operations", ", ".join(f"{count} {name}" for name, count in self.operations.items())),

@@ -156,7 +156,7 @@ def _index_type(largest: int) -> tuple:
 def _encode(model: schema.ModelT, weight: Weight, kept: np.ndarray, layout: Layout) -> None:
     """Encodes a weight in a layout, with an operation DENSIFY between it and its readers."""
     dense = copy.copy(weight.tensor)
-    dense.name, dense.buffer = dense.name + b"/dense", _add_buffer(model)
+    dense.name, dense.buffer = None, _add_buffer(model)
     levels, values = _tree(weight.values.reshape(weight.shape), kept, layout)
     # Scales are for those who compute with the numbers.
     weight.tensor.quantization = None

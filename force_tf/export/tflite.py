@@ -76,7 +76,8 @@ def export_tflite(
             float32, a fiftieth in float16, and no limit with 8-bit numbers, whose error depends on the model. Outputs
             that are not numbers are never accepted.
         allow_select_tf_ops: Whether the file may hold operations that only a runtime built with TensorFlow's "select
-            ops" knows, and which TensorFlow's own interpreter verifies.
+            ops" knows. Where no installed package can run such a file, it is written without having been compared with
+            the model, with a warning.
         verbose: Whether to print the report.
 
     Returns:
@@ -111,15 +112,12 @@ def export_tflite(
             expected = keras_outputs(plain, signature, arrays)
             converted = convert_with_reference(plain, signature, quantization)
         encoded = encode_and_run(converted, sparse, arrays, expected)
-        _check_outputs(encoded.comparison, tolerance, quantize, largest(expected))
+        if encoded.comparison is not None:
+            _check_outputs(encoded.comparison, tolerance, quantize, largest(expected))
         file.write(encoded.content)
         report = _report(os.fspath(path), converted, encoded, len(arrays[0]))
     if encoded.failure is not None:
-        warnings.warn(
-            f"{os.fspath(path)!r} does not load in {encoded.runtime} with its default delegate ({encoded.failure}); it "
-            "runs without delegates. Pass sparse='auto' for a file that does.",
-            stacklevel=2,
-        )
+        warnings.warn(_warning(report), stacklevel=2)
     if verbose:
         print(report)  # noqa: T201 (what the user asked for)
     return report
@@ -169,10 +167,22 @@ def _check_outputs(comparison: Comparison, tolerance: float | None, quantize: st
         )
 
 
+def _warning(report: TFLiteReport) -> str:
+    if report.max_difference is None:
+        return (
+            f"{report.path!r} holds operations of TensorFlow's, which {report.runtime} cannot run ({report.failure}): "
+            "the file has not been compared with the model. Run it where it is used."
+        )
+    return (
+        f"{report.path!r} does not load in {report.runtime} with its default delegate ({report.failure}); it runs "
+        "without delegates. Pass sparse='auto' for a file that does."
+    )
+
+
 def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> TFLiteReport:
     content, reference = encoded.content, converted.reference
     model = flatbuffer.parse(content)
-    comparison = encoded.comparison
+    comparison = encoded.comparison or Comparison(None, None, None)
     return TFLiteReport(
         path=path,
         quantize=converted.quantization.kind,
@@ -186,7 +196,7 @@ def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> 
         max_difference=comparison.maximum,
         mean_difference=comparison.mean,
         top_class_agreement=comparison.agreement,
-        samples=samples,
+        samples=0 if encoded.comparison is None else samples,
         runtime=encoded.runtime,
         failure=encoded.failure,
         min_runtime_version=flatbuffer.runtime_version(model),

@@ -27,8 +27,8 @@ class Comparison:
             same class. None without such outputs.
     """
 
-    maximum: float
-    mean: float
+    maximum: float | None
+    mean: float | None
     agreement: float | None
 
 
