@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
+
+# The disk is full, the user's share of it is used up, or files may not grow so large.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -20,7 +24,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         path: The file to write.
 
     Raises:
-        OSError: If the folder does not exist or cannot be written, or `path` is a folder.
+        OSError: If the folder does not exist or cannot be written, `path` is a folder, or the disk is full.
     """
     path = os.fspath(path)
     if os.path.isdir(path) or not path:
@@ -36,8 +40,12 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield file
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(aside)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise OSError(
+                error.errno, f"Expected space enough for the file ({os.strerror(error.errno)}). Received: {path!r}"
+            ) from error
         raise
 
 

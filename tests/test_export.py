@@ -4,12 +4,15 @@ import gzip
 import json
 import os
 import random
+import shutil
+import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zstandard
 from keras import layers
 
 import force_tf
@@ -207,3 +210,52 @@ def test_tensorflows_own_interpreter_serves_where_litert_is_missing(tmp_path, mo
     report = export_tflite(_zero_kernels(_mlp(), 0.95), tmp_path / "model.tflite", verbose=False)
     assert report.max_difference < 1e-5
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("compiler", "suffix"), [("gcc", "c"), ("g++", "cc")])
+def test_the_c_array_holds_the_file(compiler, suffix, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    report = export_tflite(_mlp(), tmp_path / "model.tflite", sparse=False, verbose=False)
+    report.write_c_array(tmp_path / f"2-model.{suffix}")
+    program = """
+        #include <stdint.h>
+        #include <stdio.h>
+        #ifdef __cplusplus
+        extern "C" {
+        #endif
+        extern const unsigned char model_2_model[];
+        extern const unsigned int model_2_model_len;
+        #ifdef __cplusplus
+        }
+        #endif
+        int main() {
+          fwrite(model_2_model, 1, model_2_model_len, stdout);
+          return (uintptr_t)model_2_model % 16;
+        }
+    """
+    (tmp_path / f"main.{suffix}").write_text(program)
+    sources = [f"2-model.{suffix}", f"main.{suffix}"]
+    subprocess.run([compiler, "-Wall", "-Werror", "-O0", *sources, "-o", "program"], cwd=tmp_path, check=True)
+    printed = subprocess.run([tmp_path / "program"], capture_output=True, check=True).stdout
+    assert printed == (tmp_path / "model.tflite").read_bytes()
+
+
+def test_the_c_array_needs_a_name_that_c_accepts(tmp_path):
+    report = export_tflite(_mlp(), tmp_path / "model.tflite", verbose=False)
+    with pytest.raises(ValueError, match=r"identifier of C. Received: name='a-b'"):
+        report.write_c_array(tmp_path / "model.c", name="a-b")
+    assert not (tmp_path / "model.c").exists()
+
+
+def test_the_report_counts_compressed_bytes_and_operations(tmp_path):
+    report = export_tflite(_zero_kernels(_mlp(), 0.95), tmp_path / "model.tflite", verbose=False)
+    content = (tmp_path / "model.tflite").read_bytes()
+    assert zstandard.decompress(zstandard.compress(content)) == content
+    assert report.zstd_bytes == len(zstandard.compress(content)) < report.dense_zstd_bytes
+    assert report.operations == {"DENSIFY": 3, "FULLY_CONNECTED": 3}
+    assert report.min_runtime_version == "2.2.0"  # that of DENSIFY
+    dense = export_tflite(_mlp(), tmp_path / "dense.tflite", verbose=False)
+    assert dense.operations == {"FULLY_CONNECTED": 3}
+    assert tuple(map(int, dense.min_runtime_version.split("."))) < (2, 2, 0)
+    assert sum(tensor.bytes for tensor in dense.tensors) == 4 * sum(tensor.size for tensor in dense.tensors)

@@ -1,5 +1,6 @@
 """TFLite export of what cannot be exported: one sentence, and no file."""
 
+import contextlib
 import os
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 from keras import layers
 
 from force_tf.export import export_tflite
+from force_tf.files import atomic_file
 
 
 @pytest.fixture
@@ -59,6 +61,37 @@ def test_varying_shapes_need_samples(tmp_path):
 def test_a_folder_that_is_missing_or_a_path_that_is_a_folder(model, tmp_path):
     _refused(OSError, "Expected a path in a folder that exists", model, tmp_path / "missing" / "model.tflite")
     _refused(OSError, "Expected the path of a file", model, tmp_path)
+
+
+@contextlib.contextmanager
+def _files_of_at_most(size):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"an older file")
+    refused = pytest.raises(OSError, match=r"Expected space enough.*Received: '.*model.tflite'")
+    with _files_of_at_most(1000), refused, atomic_file(path) as file:
+        file.write(bytes(2000))
+    model = keras.Sequential([keras.Input((400,)), layers.Dense(400)])
+    # TensorFlow's converter writes a copy of the model before there is a file.
+    with _files_of_at_most(300_000), pytest.raises(OSError, match=r"temporary folder with space enough.*Received: '/"):
+        export_tflite(model, path, verbose=False)
+    assert os.listdir(tmp_path) == ["model.tflite"]
+    assert path.read_bytes() == b"an older file"
+
+
+@pytest.mark.skipif(os.name != "posix" or not os.geteuid(), reason="root may write everywhere")
+def test_a_folder_that_is_read_only(model, tmp_path):
+    tmp_path.chmod(0o500)
+    _refused(OSError, "Expected a path in a folder that exists and can be written", model, tmp_path / "model.tflite")
 
 
 def test_an_operation_that_tflite_lacks_is_named_with_its_layer(tmp_path, capfd):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -167,6 +168,7 @@ def convert(
 
     Raises:
         ValueError: If TFLite's operations cannot express the model.
+        OSError: If the converter has no space for its temporary files.
     """
     # A converted file holds what the variables hold at that moment.
     with quiet() as messages, preserved_variables(model):
@@ -180,9 +182,16 @@ def convert(
             module.weights = [tf_variable(variable) for variable in model.variables]
             converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function(**specs)], module)
             quantization.configure(converter, signature)
-            return converter.convert()
+            content = converter.convert()
         except Exception as error:
             raise ValueError(_explain(model, error, messages(), quantization)) from error
+    if not flatbuffer.has_signature(content):
+        # The converter goes on without the names of inputs and outputs if it cannot write its copy of the model.
+        raise OSError(
+            "Expected a temporary folder with space enough for a copy of the model. "
+            f"Received: {tempfile.gettempdir()!r}, where TensorFlow's converter could not write its copy"
+        )
+    return content
 
 
 def refilled(values: Sequence[np.ndarray], names: Sequence[str], seed: int = 0) -> list[np.ndarray]:

@@ -98,6 +98,11 @@ def parse(content: bytes) -> schema.ModelT:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
+def has_signature(content: bytes) -> bool:
+    """Returns whether a TFLite file names its inputs and outputs."""
+    return schema.Model.GetRootAs(content).SignatureDefsLength() > 0
+
+
 def serialize(model: schema.ModelT) -> bytes:
     """Returns a TFLite file of what `parse` returned."""
     size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
