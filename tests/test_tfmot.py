@@ -7,6 +7,7 @@ import tf_keras
 
 import force_tf
 import force_tf.layers.tfmot  # imports tfmot without what that otherwise changes
+from force_tf.export import flatbuffer
 from force_tf.layers import apply_masks, get_masks, strip_pruning
 from force_tf.layers.tf_keras import MaskedLayer
 from force_tf.prunable import all_prunable_weights
@@ -140,15 +141,40 @@ def test_clustering_preserves_the_sparsity(pruned, masks):
     assert max(len(np.unique(layer.kernel)) for layer in plain.layers if hasattr(layer, "kernel")) <= 5  # and zero
 
 
-def test_quantization_aware_training_preserves_the_sparsity(pruned, masks):
+@pytest.fixture
+def quantized(pruned):
+    """Trained with masks, then with masks and quantization."""
+    train(pruned)
     annotated = tfmot.quantization.keras.quantize_annotate_model(sparsity.strip_pruning(pruned))
     scheme = tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme()
     quantized = compiled(tfmot.quantization.keras.quantize_apply(annotated, scheme))
     train(quantized)
+    return quantized
+
+
+def test_quantization_aware_training_preserves_the_sparsity(quantized, masks):
     kernels = [variable for variable in quantized.trainable_variables if "kernel" in variable.name]
     assert len(kernels) == len(masks)
     for kernel, (path, mask) in zip(kernels, masks.items()):
         assert_zero(kernel, mask, f"in {path} after quantization-aware training")
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int8_io"])
+def test_integer_files_of_quantization_aware_training_keep_the_zeros(quantized, masks, quantize, tmp_path):
+    path = tmp_path / "model.tflite"
+    report = force_tf.export_tflite(quantized, path, quantize=quantize, verify_data=data(), verbose=False)
+    stored = {
+        weight.shape: weight.values.reshape(weight.shape)
+        for weight in flatbuffer.weights_of(flatbuffer.parse(path.read_bytes()))
+    }
+    for mask in masks.values():
+        kernel = stored[np.moveaxis(mask, -1, 0).shape]
+        assert kernel.dtype == "int8"
+        assert not kernel[np.moveaxis(~mask, -1, 0)].any()
+        assert kernel.any()
+    # The model has learned with the very rounding that the file does.
+    scale = np.abs(quantized.predict(data()[0], verbose=0)).max() / 128
+    assert report.max_difference < 2 * scale
 
 
 def test_masks_are_read_from_models_that_tfmot_pruned():

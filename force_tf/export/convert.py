@@ -49,7 +49,8 @@ class Quantization:
     def configure(self, converter: tf.lite.TFLiteConverter, signature: Signature) -> None:
         """Tells TensorFlow's converter."""
         # Where some operation has no integer form, it computes in float32, unless everything must be of integers.
-        known = tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if self.kind == "int8_io" else tf.lite.OpsSet.TFLITE_BUILTINS
+        strict = self.kind == "int8_io" and self.calibration is not None
+        known = tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if strict else tf.lite.OpsSet.TFLITE_BUILTINS
         converter.target_spec.supported_ops = [known] + [tf.lite.OpsSet.SELECT_TF_OPS] * self.select_tf_ops
         if self.kind is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
