@@ -64,7 +64,7 @@ class Passage:
         pruned: The wrapped model after a step of `fit`.
         loaded: `pruned`, saved as `.keras` and loaded again.
         plain: `pruned` without wrappers.
-        report: Of the TFLite export; None if TFLite cannot express the model.
+        report: Of the TFLite export, verified on the inputs of the step; None if TFLite cannot express the model.
         refusal: Why it cannot, or an empty string.
         keras_bytes: The size of the `.keras` file.
         seconds: CPU seconds, of all threads, of "search", "fit" (the first step, tracing included), "step" (a later
@@ -152,7 +152,8 @@ def pass_through(
     pruned.save(path)
     report, refusal = None, ""
     try:
-        report = timed("export", force_tf.export_tflite, pruned, os.path.join(folder, "pruned.tflite"), verbose=False)
+        file = os.path.join(folder, "pruned.tflite")
+        report = timed("export", force_tf.export_tflite, pruned, file, verify_data=data[0], verbose=False)
     except ValueError as error:
         refusal = str(error)
     return Passage(

@@ -60,11 +60,16 @@ def main(argv: list[str]) -> None:
 def measure(family: str) -> dict[str, Any]:
     """Returns what the table says of a family."""
     model = applications.build(family, _KERAS.value)
-    data = applications.random_images(model, _BATCH_SIZE.value)
+    images, labels = applications.random_images(model, _BATCH_SIZE.value)
+    search = {"method": "force", "sparsity": _SPARSITY.value, "steps": _STEPS.value, "seed": 0}
+    known = applications.custom_objects(family, model)
     with tempfile.TemporaryDirectory() as folder:
-        search = {"method": "force", "sparsity": _SPARSITY.value, "steps": _STEPS.value, "seed": 0}
-        known = applications.custom_objects(family, model)
-        passage = applications.pass_through(model, data, folder, custom_objects=known, **search)
+        passage = applications.pass_through(model, (images, labels), folder, custom_objects=known, **search)
+    return table_row(family, passage, images)
+
+
+def table_row(family: str, passage: applications.Passage, images: np.ndarray) -> dict[str, Any]:
+    """Returns what the table says of a passage."""
     report = passage.report
     return {
         "family": family,
@@ -76,7 +81,7 @@ def measure(family: str) -> dict[str, Any]:
         "tflite_bytes": report and report.bytes,
         "dense_tflite_bytes": report and report.dense_bytes,
         # Relative to the outputs, which random weights may make large.
-        "difference": report and report.max_difference / float(np.abs(passage.plain(data[0])).max()),
+        "difference": report and report.max_difference / float(np.abs(passage.plain(images)).max()),
         "left_out": collections.Counter(map(short, passage.masks.left_out.values())),
         "remarks": remarks(passage),
     }

@@ -18,6 +18,8 @@ import applications
 layers = keras.layers
 # The family whose network is traced fastest; the others take up to minutes each.
 QUICK = "MobileNet"
+# tf_keras warns when it serializes this family, whose initializers are TensorFlow's.
+WARNS, WARNING = ("EfficientNetV2", "tf_keras"), "The `keras.initializers.serialize"
 
 
 def transformer():
@@ -89,10 +91,17 @@ def check(model, x, y, folder, **search):
     return passage
 
 
+def marks(family, module):
+    found = [] if family == QUICK else [pytest.mark.slow]
+    if (family, module) == WARNS:
+        found.append(pytest.mark.filterwarnings(f"ignore:{WARNING}"))
+    return found
+
+
 @pytest.mark.parametrize(
     ("family", "module"),
     [
-        pytest.param(name, module, marks=() if name == QUICK else pytest.mark.slow)
+        pytest.param(name, module, marks=marks(name, module))
         for name, family in applications.FAMILIES.items()
         for module in family.kerases
     ],
@@ -107,6 +116,13 @@ def test_every_family_of_keras_applications(family, module, tmp_path):
     assert {path for path, reason in passage.masks.left_out.items() if reason.startswith("not pruned by default")} == {
         f"{name}/{opt_in[kind]}" for name, kind in kinds if kind in opt_in
     }
+
+
+@pytest.mark.slow
+def test_tf_keras_warns_of_networks_without_masks_too():
+    model = applications.build(*WARNS)
+    with pytest.warns(UserWarning, match=WARNING):
+        model.get_config()
 
 
 @pytest.mark.slow
