@@ -1,7 +1,16 @@
-"""Export to TFLite: convert, verify, report, benchmark."""
+"""Export to TFLite: convert, verify, report, benchmark, evaluate."""
 
 from force_tf.export.benchmark import ModeLatency, TFLiteLatency, benchmark_tflite
+from force_tf.export.evaluate import evaluate_tflite
 from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.tflite import export_tflite
 
-__all__ = ["ModeLatency", "StoredTensor", "TFLiteLatency", "TFLiteReport", "benchmark_tflite", "export_tflite"]
+__all__ = [
+    "ModeLatency",
+    "StoredTensor",
+    "TFLiteLatency",
+    "TFLiteReport",
+    "benchmark_tflite",
+    "evaluate_tflite",
+    "export_tflite",
+]
