@@ -5,15 +5,17 @@ from force_tf.compat import check_versions
 check_versions()  # before anything below relies on them
 
 from force_tf import callbacks, criteria, plots, schedules  # noqa: E402
-from force_tf.collapse import LayerCollapseWarning  # noqa: E402
+from force_tf.collapse import CollapsedError, LayerCollapseWarning  # noqa: E402
 from force_tf.export import benchmark_tflite, evaluate_tflite, export_tflite  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.masks import Masks  # noqa: E402
 from force_tf.prunable import register_prunable  # noqa: E402
 from force_tf.prune_at_init import PruneAtInit  # noqa: E402
+from force_tf.shrink import shrink  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
 __all__ = [
+    "CollapsedError",
     "LayerCollapseWarning",
     "MaskedLayer",
     "Masks",
@@ -29,5 +31,6 @@ __all__ = [
     "plots",
     "register_prunable",
     "schedules",
+    "shrink",
     "strip_pruning",
 ]

@@ -19,6 +19,10 @@ class LayerCollapseWarning(UserWarning):
     """The output of a pruned network no longer depends on its input."""
 
 
+class CollapsedError(ValueError):
+    """A network whose output does not depend on its input has no part that could be kept."""
+
+
 def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any | None:
     """Returns a few rows to try a model on: real ones if they differ, else random ones; None if no shape is known."""
     if batches is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from force_tf import prunable
@@ -23,11 +25,25 @@ class NotCopyableError(ValueError):
     """A model, or a layer in it, of which Keras can make no copy."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What makes the copy of a layer another one.
+
+    Attributes:
+        config: Entries of its configuration, in place of those of the layer.
+        values: Values of its weights, by the names of their attributes. If there are any, it has no other weights.
+    """
+
+    config: Mapping[str, Any]
+    values: Mapping[str, np.ndarray]
+
+
 def rebuild(
     model: keras.Model,
     original: Callable[[Any], Any] = lambda layer: layer,
     replacement: Callable[[Any, Any], Any] = lambda layer, copy: copy,
     precision: str | None = None,
+    changes: Mapping[int, Change] | None = None,
 ) -> keras.Model:
     """Returns a new model of the same graph that shares nothing with `model`, and is distributed as it is.
 
@@ -37,6 +53,7 @@ def rebuild(
         replacement: Given a layer that was copied and its copy, not built yet, returns the layer for the new graph. It
             calls the copy and has its name.
         precision: A float type, such as "float64", for the copy to compute in instead of its dtype policies.
+        changes: How to change the copies of layers, by the ids of the layers that are copied.
 
     Returns:
         A model with the weights, seed generators, layer names, dtype policies and `trainable` flags of `model`,
@@ -45,12 +62,13 @@ def rebuild(
     Raises:
         NotCopyableError: If the model, or a layer in it, cannot be rebuilt.
     """
-    _check_is_graph(model)
-    pairs, shown = [], {}
+    check_is_graph(model)
+    pairs, shown, changes = [], {}, changes or {}
 
     def clone(layer):
         source = original(layer)
-        copy = _copy_layer(source, precision)
+        change = changes.get(id(source))
+        copy = _copy_layer(source, precision, {} if change is None else change.config)
         new_layer = replacement(source, copy)
         if is_layer(copy):
             pairs.append((source, copy))
@@ -62,7 +80,7 @@ def rebuild(
         if not rebuilt.built:
             rebuilt.build(model.input_shape)
         _copy_attributes(model, rebuilt, shown, keep_policies=precision is None)
-        variables = [_copy_variables(source, copy) for source, copy in pairs]
+        variables = [_copy_variables(source, copy, changes.get(id(source))) for source, copy in pairs]
         variables = [pair for of_layer in variables for pair in of_layer]
         if len({id(source) for source, _ in variables}) != len(_unmasked_variables(model)):
             raise NotCopyableError(
@@ -82,7 +100,12 @@ def is_graph(layer: Any) -> bool:
     return is_model(layer) and (isinstance(layer, module.Sequential) or layer._is_graph_network)
 
 
-def _check_is_graph(model) -> None:
+def check_is_graph(model: Any) -> None:
+    """Raises unless the layers of a model can be replaced.
+
+    Raises:
+        NotCopyableError: If it is neither Functional nor Sequential.
+    """
     if not is_graph(model):
         raise NotCopyableError(
             "Expected a Functional or Sequential model: the layers of a subclassed model are called by its own code "
@@ -113,7 +136,7 @@ def _clone_graph(model, clone: Callable[[Any], Any]):
     return rebuilt
 
 
-def _copy_layer(layer, precision: str | None):
+def _copy_layer(layer, precision: str | None, changed_config: Mapping[str, Any]):
     """Returns an unbuilt copy; operations of the graph that are no layers are copied as well."""
     layers = [layer, *(chain[-1] for _, chain in prunable.walk_layers(layer))] if is_layer(layer) else [layer]
     # Code of the user that is not registered is at hand in the very object that is copied.
@@ -129,7 +152,7 @@ def _copy_layer(layer, precision: str | None):
     try:
         # Lambdas are safe: the code comes from the model in memory, not from a file.
         with module.saving.custom_object_scope(own), serialization.SafeModeScope(False):
-            config = layer.get_config()
+            config = {**layer.get_config(), **changed_config}
             copy = type(layer).from_config(_in_precision(config, precision) if precision else config)
     except Exception as error:
         raise NotCopyableError(
@@ -190,7 +213,9 @@ def _set_policy(model, policy) -> None:
         model.dtype_policy = policy
 
 
-def _copy_variables(source, copy) -> list[tuple[Any, Any]]:
+def _copy_variables(source, copy, change: Change | None) -> list[tuple[Any, Any]]:
+    if change is not None and change.values:
+        return _assign_values(source, copy, change.values)
     pairs = list(zip(source.variables, copy.variables))
     shapes = [[tuple(variable.shape) for variable in layer.variables] for layer in (source, copy)]
     if shapes[0] != shapes[1]:
@@ -208,6 +233,18 @@ def _copy_variables(source, copy) -> list[tuple[Any, Any]]:
             new._name, new._path = old.name, new.path.removesuffix(new.name) + old.name
     if hasattr(copy, "finalize_state"):  # adapted preprocessing layers compute with what they derive from their weights
         copy.finalize_state()
+    return pairs
+
+
+def _assign_values(source, copy, values: Mapping[str, np.ndarray]) -> list[tuple[Any, Any]]:
+    pairs = []
+    for name, value in values.items():
+        old, new = (prunable.weight_variable(layer, name) for layer in (source, copy))
+        new.assign(value)
+        if old is not None:
+            pairs.append((old, new))
+            if not isinstance(new, tf.Variable):
+                new.trainable = old.trainable
     return pairs
 
 
