@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import force_tf
+
+_MARKERS = ("o", "s", "D", "^", "v")
+_MIN_PERCENT, _MIN_DIFFERENCE = 4, 1e-7  # below these, differences are chance: the axes do not show them off
 
 
 def new_figure(panels: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[Figure, list[Axes]]:
@@ -56,3 +60,53 @@ def search_figure(histories: Mapping[str, Sequence[Mapping]], title: str) -> Fig
     force_tf.plots.plot_saliency(histories, ax=axes[1], title="Saliency kept by each cut")
     figure.suptitle(title)
     return figure
+
+
+def variants_figure(variants: Sequence[Mapping[str, Any]], quality: str, title: str) -> Figure:
+    """Plots what TFLite files of one network take against how good they are.
+
+    Args:
+        variants: For each file its "name"; "quantize" and "dense", which colour and marker tell; "bytes", "latency_ms"
+            and the quality. None for what is not known.
+        quality: "accuracy" in [0, 1], or "max_difference" of outputs.
+        title: The title of the figure.
+    """
+    figure, axes = new_figure(2, width=4.6)
+    axes[1].sharey(axes[0])
+    in_percent = quality == "accuracy"
+    if not in_percent:
+        axes[0].set_yscale("symlog", linthresh=_MIN_DIFFERENCE)  # a difference may be zero
+    for ax, cost, label in zip(axes, ("bytes", "latency_ms"), ("Size of the file (kB)", "Latency (ms)")):
+        unit = 1000 if cost == "bytes" else 1
+        for variant, style in zip(variants, _styles(variants)):
+            if variant[cost] is not None and variant[quality] is not None:
+                ax.plot(variant[cost] / unit, variant[quality] * (100 if in_percent else 1), **style)
+        ax.set_xlabel(label)
+        ax.set_xlim(left=0)
+        ax.grid(color="0.9")
+        ax.spines[["top", "right"]].set_visible(False)
+    low, high = axes[0].get_ylim()
+    if in_percent:
+        axes[0].set_ylabel("Accuracy (%)")
+        margin = max(0, _MIN_PERCENT - (high - low)) / 2
+        axes[0].set_ylim(low - margin, min(high + margin, max(high, 100)))
+    else:
+        axes[0].set_ylabel("Largest difference of outputs")
+        axes[0].set_ylim(-_MIN_DIFFERENCE / 2, high)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def _styles(variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    kinds = list(dict.fromkeys(variant["quantize"] for variant in variants))
+    for variant in variants:
+        kind = kinds.index(variant["quantize"])
+        yield {
+            "marker": _MARKERS[kind],
+            "color": force_tf.plots.COLORS[kind],
+            "fillstyle": "none" if variant["dense"] else "full",
+            "markersize": 10 - kind,  # files that are alike lie on top of each other
+            "linestyle": "none",
+            "label": variant["name"],
+        }

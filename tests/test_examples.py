@@ -71,6 +71,9 @@ def test_quickstart(tmp_path):
     assert sizes["force"] < sizes["dense"] / 5
     for name in ("accuracy", "density", "search"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    assert force_tf.get_masks(keras.saving.load_model(tmp_path / "force.keras")).sparsity == pytest.approx(
+        0.98, abs=1e-4
+    )
 
 
 def test_prune_and_train_writes_everything(finished):
