@@ -73,6 +73,8 @@ def branches(keras):
     shared = layers.Conv2D(8, 3, padding="same", activation="sigmoid", name="shared")
     x = layers.Concatenate()([shared(x), shared(shared(x)), layers.Conv2D(5, 1, name="side")(x)])
     x = layers.Maximum()([layers.Conv2D(6, 1, name="left")(x), layers.Conv2D(6, 1, name="right")(x)])
+    x = layers.Conv2D(12, 3, groups=3, activation="sigmoid", padding="same", name="grouped")(x)
+    x = layers.Conv2D(6, 3, groups=6, use_bias=False, name="again")(x)
     x = layers.Subtract()([x, layers.Conv2D(6, 1, use_bias=False, name="third")(x)])
     pooled = layers.GlobalMaxPooling2D()(x)
     return keras.Model(inputs, [layers.Dense(2, name="out")(pooled), pooled], name="branches")

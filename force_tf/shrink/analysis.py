@@ -152,6 +152,8 @@ def _rule(layer: Any, masked: bool, shapes) -> Rule:
     inner = prunable.unwrapped(layer)
     masks = masks_of(layer) if inner is not layer else {}
     kind = _RULES.get(type(inner).__name__, Rule)
+    if kind is rules.Affine and getattr(inner, "groups", 1) != 1:
+        kind = rules.Grouped
     if is_graph(inner) or not _fits(kind, inner, shapes):
         kind = Rule
     name = type(inner).__name__
@@ -167,10 +169,12 @@ def _rule(layer: Any, masked: bool, shapes) -> Rule:
 
 
 def _fits(kind: type[Rule], layer: Any, shapes) -> bool:
-    """Returns whether a rule holds for this layer: with channels last, without groups."""
-    if getattr(layer, "data_format", None) == "channels_first" or getattr(layer, "groups", 1) != 1:
+    """Returns whether a rule holds for this layer as it is configured."""
+    if getattr(layer, "data_format", None) == "channels_first":
         return False
-    if kind in (rules.Affine, rules.Depthwise, rules.Separable) and not _is_constant_function(layer.activation):
+    if kind in (rules.Affine, rules.Grouped, rules.Depthwise, rules.Separable) and not _is_constant_function(
+        layer.activation
+    ):
         return False
     if kind is rules.Normalized:
         axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]

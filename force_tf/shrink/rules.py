@@ -327,6 +327,38 @@ def _representative(values: np.ndarray) -> int:
     return int(np.argmax(np.where(np.isnan(values), 0.0, np.abs(values))))
 
 
+class Grouped(Rule):
+    """Grouped convolutions, whose groups have the same number of channels: one stays or goes as a whole."""
+
+    known = True
+
+    def constants(self, inputs):
+        (values,) = inputs
+        groups = self.layer.groups
+        alive = self.alive("kernel")
+        alive = alive.reshape(-1, alive.shape[-2], groups, alive.shape[-1] // groups).any(axis=0)
+        # (inputs of a group, groups, outputs of a group); zeros reach nothing.
+        reached = (alive & (values != 0).reshape(groups, -1).T[..., np.newaxis]).any(axis=0).ravel()
+        bias = value_of(self.layer, "bias") if self.layer.use_bias else np.zeros(reached.size)
+        outputs = self.layer.activation(tf.constant(bias.reshape(1, -1)))
+        return [np.where(reached, np.nan, np.asarray(outputs).ravel())]
+
+    def keep(self, inputs, outputs, constants):
+        groups = self.layer.groups
+        kept = inputs[0].reshape(groups, -1).any(axis=1) | outputs[0].reshape(groups, -1).any(axis=1)
+        for each in (inputs[0], outputs[0]):
+            each[:] = np.repeat(kept, each.size // groups)
+
+    def cut(self, inputs, outputs, constants):
+        (columns,) = outputs
+        values = {"kernel": value_of(self.layer, "kernel")[..., columns]}
+        if self.layer.use_bias:
+            values["bias"] = value_of(self.layer, "bias")[columns]
+        masks = {name: mask[..., columns] for name, mask in (self.masks or {}).items()}
+        groups = int(columns.reshape(self.layer.groups, -1).any(axis=1).sum())
+        return Cut({"filters": int(columns.sum()), "groups": groups}, values, masks)
+
+
 class Depthwise(Rule):
     """Depthwise convolutions: an input channel becomes `depth_multiplier` output channels."""
 
