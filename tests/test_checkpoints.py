@@ -11,43 +11,26 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_forms import assert_pruned, compiled_model, data, fit_and_check, kernels, random_masks, train
+from training_forms import (
+    assert_kernels,
+    assert_pruned,
+    assign,
+    by_layer_weights,
+    by_own_variables,
+    data,
+    dense_kernels,
+    dense_model,
+    fit_and_check,
+    kernels,
+    masked,
+    revealing,
+    train,
+    wrapped,
+)
 
 from force_tf.layers import apply_masks, get_masks, strip_pruning
 
-FORMATS = [".keras", ".weights.h5", ".h5"]
-
-
-def muon():
-    return keras.optimizers.Muon(0.01)
-
-
-def wrapped(seed=0, optimizer="adam"):
-    """Returns a wrapped model with kernels of its own, and its masks."""
-    keras.utils.set_random_seed(seed)
-    model = compiled_model(optimizer)
-    masks = random_masks(model, seed=seed)
-    return apply_masks(model, masks), masks
-
-
-def dense_kernels(seed=7):
-    rng = np.random.default_rng(seed)
-    return {path: rng.normal(size=kernel.shape) for path, kernel in kernels(compiled_model()).items()}
-
-
-def assign(pruned, values):
-    for path, value in values.items():
-        pruned.get_layer(path.partition("/")[0]).layer.kernel.assign(value)
-
-
-def masked(values, masks):
-    return {path: np.where(masks[path], value, 0).astype("float32") for path, value in values.items()}
-
-
-def assert_kernels(model, expected, where=""):
-    found = kernels(model)
-    for path, value in expected.items():
-        np.testing.assert_array_equal(found[path], value, err_msg=f"{path} {where}")
+pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 
 
 def save(model, path):
@@ -62,48 +45,56 @@ def read_arrays(path):
     return arrays
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_files_written_at_any_moment_hold_zeros(suffix, tmp_path):
-    only_weights = suffix == ".weights.h5"
+@pytest.mark.parametrize(
+    ("either_keras", "suffix"),
+    [("keras", ".keras"), ("keras", ".h5"), ("tf_keras", ".keras"), ("tf_keras", ".h5"), ("tf_keras", "")],
+    ids=["keras", "keras_h5", "tf_keras", "tf_keras_h5", "tf_keras_saved_model"],
+    indirect=["either_keras"],
+)
+def test_models_saved_at_any_moment_hold_zeros_and_train_on(either_keras, suffix, tmp_path):
+    def checkpoint(name, every):
+        return either_keras.callbacks.ModelCheckpoint(str(tmp_path / f"{name}{suffix}"), save_freq=every)
+
+    callbacks = [checkpoint("batch{batch}", 4), checkpoint("epoch{epoch}", "epoch")]
+    arguments = {"epochs": 1, "callbacks": callbacks}
+    pruned, masks = train(revealing(either_keras), module=either_keras, fit_arguments=arguments)
+    trained = kernels(pruned)
+    assign(pruned, dense_kernels())
+    pruned.save(tmp_path / f"assigned{suffix}")
+    files = sorted(tmp_path.iterdir())
+    assert [file.stem for file in files] == ["assigned", "batch4", "epoch1"]
+    loaded = [either_keras.models.load_model(file) for file in files]
+    for file, model in zip(files, loaded):
+        assert_pruned(kernels(model), masks, f"in {file.name}")
+        assert get_masks(model) == masks
+    assert_kernels(loaded[0], masked(dense_kernels(), masks))
+    assert_kernels(loaded[-1], trained)
+    if either_keras is keras and suffix == ".h5":
+        # Keras gives models from `.h5` files, wrapped or not, an optimizer for no variables.
+        loaded[-1].compile(revealing(either_keras), loaded[-1].loss)
+    fit_and_check(loaded[-1], masks, either_keras)
+
+
+def test_weight_files_written_at_any_moment_hold_zeros(tmp_path):
+    suffix = ".weights.h5"
     checkpoints = [
-        keras.callbacks.ModelCheckpoint(
-            str(tmp_path / f"{when}{suffix}"), save_freq=every, save_weights_only=only_weights
-        )
+        keras.callbacks.ModelCheckpoint(str(tmp_path / f"{when}{suffix}"), save_freq=every, save_weights_only=True)
         for when, every in (("batch{batch}", 2), ("epoch{epoch}", "epoch"))
     ]
-    pruned, masks = train(muon(), fit_arguments={"epochs": 1, "callbacks": checkpoints})
+    pruned, masks = train(revealing(keras), fit_arguments={"epochs": 1, "callbacks": checkpoints})
     assign(pruned, dense_kernels())
-    pruned.save_weights(tmp_path / "assigned.weights.h5") if only_weights else pruned.save(
-        tmp_path / f"assigned{suffix}"
-    )
-
+    pruned.save_weights(tmp_path / f"assigned{suffix}")
     files = sorted(tmp_path.iterdir())
     assert len(files) == 5, files
     for file in files:
-        if only_weights:
-            arrays = read_arrays(file)
-            for path, mask in masks.items():
-                found = [array for array in arrays if array.shape == mask.shape and array.dtype.kind == "f"]
-                assert found, f"no array of the shape of {path} in {file.name}"
-                assert not any(array[~mask].any() for array in found), f"{path} in {file.name}"
-        else:
-            loaded = keras.saving.load_model(file)
-            assert_pruned(kernels(loaded), masks, f"in {file.name}")
-            assert get_masks(loaded) == masks
+        arrays = read_arrays(file)
+        for path, mask in masks.items():
+            found = [array for array in arrays if array.shape == mask.shape and array.dtype.kind == "f"]
+            assert found, f"no array of the shape of {path} in {file.name}"
+            assert not any(array[~mask].any() for array in found), f"{path} in {file.name}"
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_a_loaded_model_trains_on(suffix, tmp_path):
-    pruned, masks = train(muon())
-    pruned.save(tmp_path / f"model{suffix}")
-    loaded = keras.saving.load_model(tmp_path / f"model{suffix}")
-    assert_kernels(loaded, kernels(pruned))
-    if suffix == ".h5":  # Keras gives models from `.h5` files, wrapped or not, an optimizer for no variables
-        loaded.compile(muon(), loaded.loss)
-    fit_and_check(loaded, masks)
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
 def test_loaded_weights_bring_their_masks_whatever_was_there(suffix, tmp_path):
     saved, masks = wrapped(seed=1)
     path = tmp_path / f"saved{suffix}"
@@ -122,40 +113,26 @@ def test_weight_lists_bring_their_masks():
     assert_kernels(model, kernels(saved))
 
 
-def test_tensorflow_checkpoints_bring_masks_weights_and_optimizer(tmp_path):
-    saved, masks = wrapped(seed=1)
-    fit_and_check(saved, masks)
+def test_tensorflow_checkpoints_bring_masks_weights_and_optimizer(either_keras, tmp_path):
+    saved, masks = wrapped(either_keras, seed=1)
+    fit_and_check(saved, masks, either_keras)
     path = tf.train.Checkpoint(model=saved).save(tmp_path / "checkpoint")
-    model, _ = wrapped(seed=2)
+    model, _ = wrapped(either_keras, seed=2)
     model.optimizer.build(model.trainable_variables)
     tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched()
     assert get_masks(model) == masks
     assert_kernels(model, kernels(saved))
     for restored, variable in zip(model.optimizer.variables, saved.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(restored, variable, err_msg=variable.path)
-    fit_and_check(model, masks)
+        np.testing.assert_array_equal(restored, variable, err_msg=variable.name)
+    fit_and_check(model, masks, either_keras)
 
 
-def by_layer_weights(pruned, dense, tmp_path):
-    for layer in dense.layers:
-        wrapper = pruned.get_layer(layer.name)
-        getattr(wrapper, "layer", wrapper).set_weights(layer.get_weights())
-
-
-def by_own_variables(pruned, dense, tmp_path):
-    for layer in dense.layers:
-        store = {}
-        layer.save_own_variables(store)
-        wrapper = pruned.get_layer(layer.name)
-        getattr(wrapper, "layer", wrapper).load_own_variables(store)
-
-
-def by_assignment(pruned, dense, tmp_path):
+def by_assignment(pruned, dense, directory):
     assign(pruned, kernels(dense))
 
 
-def by_checkpoint(pruned, dense, tmp_path):
-    path = tf.train.Checkpoint(model=dense).save(tmp_path / "dense")
+def by_checkpoint(pruned, dense, directory):
+    path = tf.train.Checkpoint(model=dense).save(directory / "dense")
     tf.train.Checkpoint(model=pruned).restore(path).expect_partial()
 
 
@@ -163,7 +140,7 @@ def by_checkpoint(pruned, dense, tmp_path):
 def test_dense_weights_are_masked_when_they_are_loaded(load, tmp_path):
     pruned, masks = wrapped(seed=1)
     fit_and_check(pruned, masks, epochs=1)  # with functions traced before
-    dense = compiled_model()
+    dense = dense_model()
     load(pruned, dense, tmp_path)
     expected = masked(kernels(dense), masks)
     assert_kernels(pruned, expected)
@@ -175,9 +152,9 @@ def test_dense_weights_are_masked_when_they_are_loaded(load, tmp_path):
     fit_and_check(pruned, masks, epochs=1)
 
 
-def test_a_file_of_dense_weights_is_loaded_into_the_stripped_model(tmp_path):
-    pruned, masks = wrapped(seed=1)
-    dense = compiled_model()
+def test_a_file_of_dense_weights_is_loaded_into_the_stripped_model(either_keras, tmp_path):
+    pruned, masks = wrapped(either_keras, seed=1)
+    dense = dense_model(either_keras)
     dense.save_weights(tmp_path / "dense.weights.h5")
     before = kernels(pruned)
     with pytest.raises(ValueError, match=r"strip_pruning\(model\)(.|\n)*Received: none for 'conv'"):
@@ -192,11 +169,11 @@ def test_a_file_of_dense_weights_is_loaded_into_the_stripped_model(tmp_path):
 
 
 @pytest.mark.parametrize("use_ema", [False, True])
-def test_training_on_weights_assigned_from_outside_ignores_what_is_pruned(use_ema):
+def test_training_on_weights_assigned_from_outside_ignores_what_is_pruned(use_ema, either_keras):
     models = []  # the function that trains is traced before, and the weights are not read before it runs again
     for values in (lambda masks: dense_kernels(), lambda masks: masked(dense_kernels(), masks)):
-        optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1, use_ema=use_ema, ema_momentum=0.5)
-        pruned, masks = wrapped(optimizer=optimizer)
+        optimizer = either_keras.optimizers.AdamW(0.01, weight_decay=0.1, use_ema=use_ema, ema_momentum=0.5)
+        pruned, masks = wrapped(either_keras, optimizer=optimizer)
         pruned.fit(*data(), epochs=1, verbose=0, shuffle=False)
         assign(pruned, values(masks))
         pruned.fit(*data(), epochs=1, verbose=0, shuffle=False)
@@ -205,82 +182,97 @@ def test_training_on_weights_assigned_from_outside_ignores_what_is_pruned(use_em
     assert_kernels(models[0], kernels(models[1]))
 
 
+def outputs_of_saved_model(pruned, how, path, x):
+    """Saves a model in one of two ways, and returns what every function of the file that computes it makes of `x`."""
+    if how == "export":
+        pruned.export(path, **({"verbose": False} if isinstance(pruned, keras.Model) else {}))
+        loaded = tf.saved_model.load(path)
+        return [loaded.serve(x)]
+    tf.saved_model.save(pruned, path)
+    loaded = tf.saved_model.load(path)
+    outputs = list(loaded.signatures["serving_default"](x).values())
+    return [*outputs, loaded(x)] if callable(loaded) else outputs
+
+
 @pytest.mark.parametrize("how", ["export", "saved_model"])
-def test_saved_models_compute_with_masked_weights(how, tmp_path):
-    pruned, masks = wrapped()
+def test_saved_models_compute_with_masked_weights(how, either_keras, tmp_path):
+    pruned, masks = wrapped(either_keras)
     assign(pruned, dense_kernels())
     x, _ = data()
     expected = pruned.predict(x, verbose=0)
+    assign(pruned, dense_kernels())  # the files are written before the weights are read
     path = str(tmp_path / how)
-    if how == "export":
-        pruned.export(path, verbose=False)
-        loaded = tf.saved_model.load(path)
-        serve = loaded.serve
-    else:
-        tf.saved_model.save(pruned, path)
-        loaded = tf.saved_model.load(path)
-        serve = loaded.signatures["serving_default"]
-    output = serve(tf.constant(x))
-    output = next(iter(output.values())) if isinstance(output, dict) else output
-    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
-    for name in (name for name, _ in tf.train.list_variables(f"{path}/variables/variables")):
-        value = np.asarray(tf.train.load_variable(f"{path}/variables/variables", name))
-        for of, mask in masks.items():
-            if value.dtype == np.float32 and value.shape == mask.shape:
-                assert not value[~mask].any(), f"{of} in {name}"
+    for output in outputs_of_saved_model(pruned, how, path, tf.constant(x)):
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+    names = [name for name, _ in tf.train.list_variables(f"{path}/variables/variables")]
+    values = [np.asarray(tf.train.load_variable(f"{path}/variables/variables", name)) for name in names]
+    for of, kernel in masked(dense_kernels(), masks).items():
+        found = {name: value for name, value in zip(names, values) if value.shape == kernel.shape}
+        assert any(np.array_equal(value, kernel) for value in found.values()), f"{of} is not in the file"
+        for name, value in found.items():  # masks are zero there, too
+            assert not value[~masks[of]].any(), f"{of} in {name}"
 
 
-EPOCHS, KILLED_AFTER = 4, 2
+EPOCHS, STOPPED_AFTER = 4, 2
 
 
-def fit_with_backup(directory, *callbacks):
+def fit_with_backup(module, directory, *callbacks):
     """Fits a wrapped model that is made anew, from the backup in a directory if there is one."""
-    pruned, masks = wrapped(optimizer=muon())
-    backup = keras.callbacks.BackupAndRestore(str(directory))
+    pruned, masks = wrapped(module, optimizer=revealing(module))
+    backup = module.callbacks.BackupAndRestore(str(directory))
     pruned.fit(*data(), batch_size=8, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[backup, *callbacks])
     return pruned, masks
 
 
-class KilledError(Exception):
+class StoppedError(Exception):
     pass
 
 
 def raise_error():
-    raise KilledError
+    raise StoppedError
 
 
 def kill_process():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit_until(directory, end):
+def fit_until(module, directory, end):
     def on_epoch_begin(epoch, logs):
-        if epoch == KILLED_AFTER:
+        if epoch == STOPPED_AFTER:
             end()
 
-    fit_with_backup(directory, keras.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin))
+    fit_with_backup(module, directory, module.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin))
 
 
-def interrupt_here(directory):
-    with pytest.raises(KilledError):
-        fit_until(directory, raise_error)
+def interrupt_here(module, directory):
+    with pytest.raises(StoppedError):
+        fit_until(module, directory, raise_error)
 
 
-def kill_another_process(directory):
-    code = f"import test_checkpoints as t; t.fit_until({str(directory)!r}, t.kill_process)"
+def kill_another_process(module, directory):
+    name = module.__name__
+    code = f"import {name}, test_checkpoints as t; t.fit_until({name}, {str(directory)!r}, t.kill_process)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-@pytest.mark.parametrize("interrupt", [interrupt_here, pytest.param(kill_another_process, marks=pytest.mark.slow)])
-def test_a_run_that_was_killed_resumes_as_if_it_had_not_been(interrupt, tmp_path):
-    interrupt(tmp_path / "backup")
+@pytest.mark.parametrize(
+    ("either_keras", "interrupt"),
+    [
+        ("keras", interrupt_here),
+        ("tf_keras", interrupt_here),
+        pytest.param("keras", kill_another_process, marks=pytest.mark.slow),
+    ],
+    indirect=["either_keras"],
+)
+def test_a_run_that_was_killed_resumes_as_if_it_had_not_been(either_keras, interrupt, tmp_path):
+    interrupt(either_keras, tmp_path / "backup")
     assert any((tmp_path / "backup").rglob("*")), "no backup was written"
     begun = []
-    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
-    resumed, masks = fit_with_backup(tmp_path / "backup", count)
-    assert begun == list(range(KILLED_AFTER, EPOCHS))
-    uninterrupted, _ = fit_with_backup(tmp_path / "other")
+    count = either_keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
+    resumed, masks = fit_with_backup(either_keras, tmp_path / "backup", count)
+    assert begun == list(range(STOPPED_AFTER, EPOCHS))
+    uninterrupted, _ = fit_with_backup(either_keras, tmp_path / "other")
     assert get_masks(resumed) == masks
     assert_pruned(kernels(resumed), masks, "after the resumed run")
     for path, kernel in kernels(uninterrupted).items():

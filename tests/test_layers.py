@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from force_tf.layers import MaskedLayer
+from force_tf.layers import MaskedLayer, wrapper_class
 
 layers = keras.layers
 LAYERS = {
@@ -68,15 +68,16 @@ def test_attention_is_masked_by_relative_paths_and_called_by_keyword():
 
 
 @pytest.mark.parametrize("upstream", [1.0, np.inf, np.nan])
-def test_gradients_of_pruned_weights_are_zero_whatever_flows_back(upstream):
-    wrapper = MaskedLayer(layers.Dense(3, kernel_regularizer=keras.regularizers.OrthogonalRegularizer()))
+def test_gradients_of_pruned_weights_are_zero_whatever_flows_back(upstream, either_keras):
+    layer = either_keras.layers.Dense(3, kernel_regularizer=either_keras.regularizers.OrthogonalRegularizer())
+    wrapper = wrapper_class(layer)(layer)
     wrapper.build((None, 4))
     mask = np.arange(12).reshape(4, 3) % 3 == 0
     wrapper.set_masks({"kernel": mask})
     kernel = wrapper.layer.kernel
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(wrapper(np.ones((2, 4), "float32"))) * upstream + sum(wrapper.losses)
-    gradient = tape.gradient(loss, kernel.value).numpy()
+    gradient = tape.gradient(loss, kernel.value if either_keras is keras else kernel).numpy()
     assert (gradient[~mask] == 0).all(), gradient
     assert not (gradient[mask] == 0).any(), gradient
 
@@ -118,16 +119,17 @@ def test_the_layers_own_configuration_does_not_change():
     assert inner.get_config() == before
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused(either_keras):
+    dense, masked_layer = either_keras.layers.Dense, wrapper_class(either_keras.layers.Dense(1))
     with pytest.raises(ValueError, match=r"strip_pruning first\. Received: "):
-        MaskedLayer(MaskedLayer(layers.Dense(1)))
+        masked_layer(masked_layer(dense(1)))
     with pytest.raises(TypeError, match="Received: weights='kernel'"):
-        MaskedLayer(layers.Dense(1), weights="kernel")
+        masked_layer(dense(1), weights="kernel")
     with pytest.raises(ValueError, match="Received: 'kernels'"):
-        MaskedLayer(layers.Dense(1), weights=["kernels"]).build((None, 2))
+        masked_layer(dense(1), weights=["kernels"]).build((None, 2))
     with pytest.raises(ValueError, match=r"pruned by default.*Received: layer="):
-        MaskedLayer(layers.BatchNormalization()).build((None, 2))
-    wrapper = MaskedLayer(layers.Dense(1))
+        masked_layer(either_keras.layers.BatchNormalization()).build((None, 2))
+    wrapper = masked_layer(dense(1))
     wrapper.build((None, 2))
     with pytest.raises(ValueError, match=r"Received: \['bias'\]"):
         wrapper.set_masks({"bias": [1]})

@@ -61,21 +61,6 @@ def test_momenta_from_before_do_not_revive_what_is_pruned_later():
     fit_and_check(pruned, masks, tf_keras, epochs=1)
 
 
-@pytest.mark.parametrize("upstream", [1.0, np.inf, np.nan])
-def test_gradients_of_pruned_weights_are_zero_whatever_flows_back(upstream):
-    regularizer = tf_keras.regularizers.OrthogonalRegularizer()
-    wrapper = MaskedLayer(tf_keras.layers.Dense(3, kernel_regularizer=regularizer))
-    wrapper.build((None, 4))
-    mask = np.arange(12).reshape(4, 3) % 3 == 0
-    wrapper.set_masks({"kernel": mask})
-    kernel = wrapper.layer.kernel
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(wrapper(np.ones((2, 4), "float32"))) * upstream + sum(wrapper.losses)
-    gradient = tape.gradient(loss, kernel).numpy()
-    assert (gradient[~mask] == 0).all(), gradient
-    assert not (gradient[mask] == 0).any(), gradient
-
-
 def test_the_users_constraint_and_regularizer_are_kept():
     layer = tf_keras.layers.Dense(2, kernel_constraint="non_neg", kernel_regularizer=tf_keras.regularizers.L2(0.5))
     before = layer.get_config()
@@ -86,15 +71,3 @@ def test_the_users_constraint_and_regularizer_are_kept():
     layer.kernel.assign([[-1.0, -1.0], [2.0, 2.0], [3.0, 3.0]])
     assert float(sum(wrapper.losses)) == 0.5 * (1 + 4 + 9)
     np.testing.assert_array_equal(layer.kernel.constraint(layer.kernel), [[0, 0], [2, 0], [3, 0]])
-
-
-def test_bad_arguments_are_refused():
-    dense = tf_keras.layers.Dense
-    with pytest.raises(ValueError, match=r"strip_pruning first\. Received: "):
-        MaskedLayer(MaskedLayer(dense(1)))
-    with pytest.raises(TypeError, match="Received: weights='kernel'"):
-        MaskedLayer(dense(1), weights="kernel")
-    with pytest.raises(ValueError, match="Received: 'kernels'"):
-        MaskedLayer(dense(1), weights=["kernels"]).build((None, 2))
-    with pytest.raises(ValueError, match=r"pruned by default.*Received: layer="):
-        MaskedLayer(tf_keras.layers.BatchNormalization()).build((None, 2))

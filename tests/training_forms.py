@@ -32,6 +32,13 @@ def compiled_model(optimizer="adam", module=keras, regularizer=None, **compile_a
     return model
 
 
+def revealing(module):
+    """Returns an optimizer that moves weights without a gradient."""
+    if module is keras:
+        return module.optimizers.Muon(0.01)
+    return module.optimizers.AdamW(0.01, weight_decay=0.1)
+
+
 @contextlib.contextmanager
 def dtype_policy(policy, module=keras):
     """Makes the models of the block compute in another precision."""
@@ -51,6 +58,19 @@ def random_masks(model, density=0.4, seed=0):
     }
 
 
+def wrapped(module=keras, seed=0, optimizer="adam"):
+    """Returns a wrapped model with kernels of its own, and its masks."""
+    module.utils.set_random_seed(seed)
+    model = compiled_model(optimizer, module)
+    masks = random_masks(model, seed=seed)
+    return apply_masks(model, masks), masks
+
+
+def dense_model(module=keras, seed=7):
+    module.utils.set_random_seed(seed)
+    return compiled_model(module=module)
+
+
 def data(samples=48):
     rng = np.random.default_rng(1)
     return rng.normal(size=(samples, 6, 6, 1)).astype("float32"), rng.integers(3, size=samples)
@@ -60,6 +80,26 @@ def kernels(model):
     """Returns the kernels of a model, wrapped or not, by their paths."""
     layers = {name: model.get_layer(name) for name in LAYERS}
     return {f"{name}/kernel": getattr(layer, "layer", layer).kernel.numpy() for name, layer in layers.items()}
+
+
+def dense_kernels(seed=7):
+    rng = np.random.default_rng(seed)
+    return {path: rng.normal(size=kernel.shape) for path, kernel in kernels(small_model()).items()}
+
+
+def masked(values, masks):
+    return {path: np.where(masks[path], value, 0).astype("float32") for path, value in values.items()}
+
+
+def assign(pruned, values):
+    for path, value in values.items():
+        pruned.get_layer(path.partition("/")[0]).layer.kernel.assign(value)
+
+
+def assert_kernels(model, expected, where=""):
+    found = kernels(model)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value, err_msg=f"{path} {where}")
 
 
 def assert_pruned(values, masks, where):
@@ -91,3 +131,25 @@ def train(optimizer, regularizer=None, module=keras, fit_arguments=None, **compi
     pruned = apply_masks(model, masks)
     fit_and_check(pruned, masks, module, **(fit_arguments or {}))
     return pruned, masks
+
+
+# Ways to bring the weights of a dense model into a wrapped one; `directory` is for files.
+
+
+def pairs_of_layers(pruned, dense):
+    """Yields every layer of a dense model with the one of a wrapped model that holds the same weights."""
+    for layer in dense.layers:
+        wrapper = pruned.get_layer(layer.name)
+        yield layer, getattr(wrapper, "layer", wrapper)
+
+
+def by_layer_weights(pruned, dense, directory):
+    for layer, inner in pairs_of_layers(pruned, dense):
+        inner.set_weights(layer.get_weights())
+
+
+def by_own_variables(pruned, dense, directory):
+    for layer, inner in pairs_of_layers(pruned, dense):
+        store = {}
+        layer.save_own_variables(store)
+        inner.load_own_variables(store)
