@@ -3,8 +3,9 @@
     python benchmarks/edge.py --output=edge.jsonl --networks=mobilenet_v2,lstm
 
 For each: bytes, bytes after gzip, the latency of LiteRT with and without its default delegate, and how far the outputs
-are from those of the Keras model. The weights are random, and pruned by SNIP on random data: bytes and latency do not
-depend on what a network has learned. What --output holds is not measured again.
+are from those of the Keras model. The weights are random, and SNIP prunes the same fraction of every layer, on random
+data: bytes and latency do not depend on what a network has learned. Batch normalization gets the statistics of that
+data, without which the activations of an untrained network vanish. What --output holds is not measured again.
 """
 
 from __future__ import annotations
@@ -83,21 +84,6 @@ _OUTPUT = flags.DEFINE_string("output", "edge.jsonl", "A file with a line for ea
 _RUNS = flags.DEFINE_integer("runs", 20, "Timed calls of each file, in each mode.", lower_bound=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """A kind of file."""
-
-    quantize: str | None
-    sparse: str | bool = "auto"
-
-    @property
-    def name(self) -> str:
-        return (self.quantize or "float32") + ("" if self.sparse == "auto" else ", dense")
-
-
-VARIANTS = [*map(Variant, QUANTIZATIONS), Variant(None, False)]
-
-
 def main(argv: list[str]) -> None:
     del argv
     output = pathlib.Path(_OUTPUT.value)
@@ -129,29 +115,38 @@ def measure(name: str, sparsity: float) -> list[dict[str, Any]]:
     inputs, targets = random_batch(model)
     if sparsity:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        pruner = force_tf.PruneAtInit(method="snip", sparsity=sparsity, seed=0)
+        pruner = force_tf.PruneAtInit(method="snip", sparsity=sparsity, scope="layer", seed=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", force_tf.LayerCollapseWarning)  # what a file takes does not depend on it
             model = pruner.prune(model, [(inputs, targets)], loss, verbose=0)
+    set_statistics(model, inputs)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for variant in VARIANTS:
-            if variant.sparse is False and not sparsity:
-                continue
-            print(f"{name} at {sparsity:.0%}: {variant.name}", file=sys.stderr)
-            rows.append({"network": name, "sparsity": sparsity, "variant": variant.name})
-            rows[-1].update(export(model, variant, inputs, os.path.join(folder, "model.tflite")))
+        for quantize in QUANTIZATIONS:
+            variant = quantize or "float32"
+            print(f"{name} at {sparsity:.0%}: {variant}", file=sys.stderr)
+            rows.append({"network": name, "sparsity": sparsity, "variant": variant})
+            rows[-1].update(export(model, quantize, inputs, os.path.join(folder, "model.tflite")))
     return rows
 
 
-def export(model: keras.Model, variant: Variant, inputs: np.ndarray, path: str) -> dict[str, Any]:
+def set_statistics(model: keras.Model, inputs: np.ndarray) -> None:
+    """Gives the batch normalizations of a model the statistics of a batch."""
+    normalizations = [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+    for layer in normalizations:
+        layer.momentum = 0.0
+    model(inputs, training=True)
+    for layer in normalizations:
+        layer.momentum = 0.99
+
+
+def export(model: keras.Model, quantize: str | None, inputs: np.ndarray, path: str) -> dict[str, Any]:
     """Returns what the tables say of a file."""
     try:
         report = force_tf.export_tflite(
             model,
             path,
-            quantize=variant.quantize,
-            sparse=variant.sparse,
+            quantize=quantize,
             representative_data=inputs,
             verify_data=inputs[:8],
             verbose=False,
