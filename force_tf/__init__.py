@@ -7,6 +7,7 @@ check_versions()  # before anything below relies on them
 from force_tf import callbacks, criteria, plots, schedules  # noqa: E402
 from force_tf.collapse import CollapsedError, LayerCollapseWarning  # noqa: E402
 from force_tf.export import benchmark_tflite, evaluate_tflite, export_tflite  # noqa: E402
+from force_tf.flops import count_flops  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.masks import Masks  # noqa: E402
 from force_tf.prunable import register_prunable  # noqa: E402
@@ -24,6 +25,7 @@ __all__ = [
     "apply_masks",
     "benchmark_tflite",
     "callbacks",
+    "count_flops",
     "criteria",
     "evaluate_tflite",
     "export_tflite",

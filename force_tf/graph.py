@@ -1,0 +1,138 @@
+"""A model as a graph: which layer is called on which tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from force_tf import prunable
+from force_tf.keras_models import keras_of
+
+Shape = tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A layer called on tensors.
+
+    Attributes:
+        layer: A layer, a model inside the model, or an operation of Keras's that is no layer.
+        inputs: The numbers of its input tensors.
+        outputs: The numbers of its output tensors.
+        names: For each input, the argument of the layer's `call` that it is, or is part of; "" if it has no name.
+    """
+
+    layer: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """The calls of a Functional or Sequential model; models inside it are called like layers.
+
+    Attributes:
+        calls: Each after those whose outputs it takes.
+        shapes: The shape of each tensor, batch size included; None for what may vary.
+        inputs: The numbers of the tensors that the model takes.
+        outputs: The numbers of the tensors that the model returns.
+    """
+
+    calls: list[Call]
+    shapes: list[Shape]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def graph_of(model: Any, input_shapes: Sequence[Shape] | None = None) -> Graph:
+    """Returns the graph of a built Functional or Sequential model of either Keras.
+
+    Args:
+        model: The model.
+        input_shapes: The shapes of its inputs where they are called with others than the model declares, such as those
+            of images of a certain size. The shapes of all other tensors then follow from them.
+
+    Raises:
+        ValueError: If the model is a Sequential one of which Keras has made no graph.
+    """
+    model = _with_nodes(model)
+    numbers: dict[int, int] = {}
+    shapes: list[Shape] = []
+
+    def number(tensor) -> int:
+        if id(tensor) not in numbers:
+            numbers[id(tensor)] = len(shapes)
+            shapes.append(tuple(tensor.shape))
+        return numbers[id(tensor)]
+
+    inputs = tuple(number(tensor) for tensor in keras.tree.flatten(model.inputs))
+    if input_shapes is not None:
+        shapes[:] = map(tuple, input_shapes)
+    calls = []
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            layer, taken, arguments, returned = _parts(node)
+            names = _names(layer, arguments, {id(tensor) for tensor in taken})
+            call = Call(layer, tuple(map(number, taken)), tuple(map(number, returned)), names)
+            calls.append(call)
+            if input_shapes is not None and not node.is_input:
+                found = _inferred(node, taken, [shapes[i] for i in call.inputs])
+                for output, shape in zip(call.outputs, found, strict=True):
+                    shapes[output] = shape
+    return Graph(calls, shapes, inputs, tuple(number(tensor) for tensor in keras.tree.flatten(model.outputs)))
+
+
+def _with_nodes(model: Any) -> Any:
+    """Returns the model that holds the nodes, which of a Sequential model of Keras 3 is another one."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    if not hasattr(graph, "_nodes_by_depth"):
+        raise ValueError(
+            "Expected a Sequential model whose layers Keras can call on symbolic tensors, so that their shapes are "
+            f"known. Received: {model.name!r}"
+        )
+    return graph
+
+
+def _parts(node: Any) -> tuple[Any, Sequence, tuple, Sequence]:
+    """Returns the layer, the input tensors, (args, kwargs) and the output tensors of a node of either Keras."""
+    if keras_of(node) is keras:
+        arguments = (node.arguments.args, node.arguments.kwargs)
+        return node.operation, node.arguments.keras_tensors, arguments, node.outputs
+    return node.layer, node.keras_inputs, (node.call_args, node.call_kwargs), keras.tree.flatten(node.outputs)
+
+
+def _names(layer: Any, arguments: tuple, taken: set[int]) -> tuple[str, ...]:
+    kinds = inspect.signature(prunable.unwrapped(layer).call).parameters.values()
+    positional = [kind.name for kind in kinds if kind.kind is not inspect.Parameter.VAR_POSITIONAL]
+    return tuple(
+        place if is_keyword else "".join(positional[place : place + 1])
+        for (is_keyword, place, *_), value in keras.tree.flatten_with_path(arguments)
+        if id(value) in taken
+    )
+
+
+def _inferred(node: Any, tensors: Sequence, shapes: Sequence[Shape]) -> list[Shape]:
+    """Returns the shapes of what a node returns, if what it takes has other shapes than the model declares."""
+    if keras_of(node) is keras:
+        inputs = {id(old): keras.KerasTensor(shape, old.dtype) for old, shape in zip(tensors, shapes)}
+        args, kwargs = node.arguments.fill_in(inputs)
+        outputs = node.operation.compute_output_spec(*args, **kwargs)
+    else:
+
+        @tf.function(autograph=False)
+        def call(*values):
+            inputs: dict[str, list[tf.Tensor]] = {}
+            for old, value in zip(tensors, values):
+                inputs.setdefault(str(id(old)), []).append(value)
+            args, kwargs = node.map_arguments(inputs)
+            return node.layer(*args, **kwargs)
+
+        specs = [tf.TensorSpec(shape, old.dtype) for old, shape in zip(tensors, shapes)]
+        outputs = call.get_concrete_function(*specs).structured_outputs
+    return [tuple(output.shape) for output in keras.tree.flatten(outputs)]
