@@ -36,6 +36,20 @@ def integer(name: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def lengths(name: str, value: Sequence[Any]) -> tuple[int, ...]:
+    """Returns integers of at least 1, at least one of them, as a tuple.
+
+    Raises:
+        TypeError: If one of them is no integer.
+        ValueError: If there is none, or one is smaller.
+    """
+    if not all(isinstance(length, numbers.Integral) and not isinstance(length, bool) for length in value):
+        raise TypeError(f"Expected `{name}` to hold integers of at least 1. Received: {name}={value!r}")
+    if not value or min(value) < 1:
+        raise ValueError(f"Expected `{name}` to hold integers of at least 1, one or more. Received: {name}={value!r}")
+    return tuple(map(int, value))
+
+
 def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """Returns one of the choices.
 

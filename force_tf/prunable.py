@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from force_tf.channels import output_axes
 from force_tf.keras_models import is_model, keras_of
 from force_tf.layer_selection import LayerSelection, selector
 
@@ -76,6 +77,17 @@ class PrunableWeight:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def input_axes(self) -> tuple[int, ...]:
+        """The axes along which lie the inputs that one output sums: of a convolution the channels, not the window.
+
+        A depthwise kernel has only its window to sum over. Where nothing is summed, as of a vector, they are all axes.
+        """
+        axes, outputs = range(len(self.shape)), output_axes(self.layers[-1], self.attribute)
+        inputs = tuple(axis for axis in axes if axis - len(axes) not in outputs) or tuple(axes)
+        einsum = any(cls.__name__ == "EinsumDense" for cls in type(self.layers[-1]).__mro__)
+        return inputs if einsum or len(outputs) > 1 else inputs[-1:]
 
 
 def register_prunable(layer_class: type, *attributes: str) -> None:

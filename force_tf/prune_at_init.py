@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf import arguments, criteria, layers, presets, schedules, selection
+from force_tf import arguments, criteria, layers, presets, schedules
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
+from force_tf.granularity import Plan, resolve, split
 from force_tf.keras_models import check_inputs, check_model, keras_of, preserved_variables
 from force_tf.layer_selection import LayerSelection
 from force_tf.losses import DataLoss
@@ -41,16 +42,19 @@ class PruneAtInit:
         batches: How many batches each step's score is averaged over.
         revive: Whether pruned weights may come back; None for the method's own: only in "force".
         scope: "global" to compare all weights with each other, or "layer" to keep the same fraction of each tensor.
-        min_per_layer: Each weight tensor keeps at least so many weights, or all that it has. Taken from the k_t.
-        granularity: "weight".
+        min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
+            allows). Taken from the k_t.
+        granularity: What is kept or pruned as one: "weight"; the shape of a block along the last axes of every weight,
+            such as (1, 4), so that blocks take the place of weights in the counts above; or a pattern "N:M", such as
+            "2:4": of every M consecutive weights along the input axis at most N are kept.
         layers: Which layers to prune: None for all that are pruned by default; names, paths or regular expressions
             (matched in full); or a `callable(layer) -> bool`.
         seed: Shuffles data given as arrays, and draws the scores of "random". None for another order every time.
 
     Attributes:
-        history: One dict per step of the last search: "step", "density" and "kept" (after the cut), "saliency_kept"
-            (the part of the sum of all absolute scores that the kept weights have), "revived" (weights that came back
-            in this step), "seconds".
+        history: One dict per step of the last search: "step", "density" and "kept" (of the weights, after the cut),
+            "saliency_kept" (the part of the sum of all absolute scores that the kept weights have), "revived" (weights
+            that came back in this step), "seconds".
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -80,7 +84,7 @@ class PruneAtInit:
         revive: bool | None = None,
         scope: str = "global",
         min_per_layer: int = 0,
-        granularity: str = "weight",
+        granularity: str | Sequence[int] = "weight",
         layers: LayerSelection = None,
         seed: int | None = None,
     ):
@@ -93,7 +97,8 @@ class PruneAtInit:
         self.revive = arguments.one_of("revive", preset.revive if revive is None else revive, (True, False))
         self.scope = arguments.one_of("scope", scope, ("global", "layer"))
         self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
-        self.granularity = arguments.one_of("granularity", granularity, ("weight",))
+        self._granularity = resolve(granularity)
+        self.granularity = self._granularity.value
         self.layers = layers
         self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
         self.history: list[dict[str, Any]] = []
@@ -163,12 +168,12 @@ class PruneAtInit:
                 f"Received: the model {model.name!r}, which is pruned already"
             )
         weights, left_out = prunable_weights(model, self.layers)
-        counts = self._counts(weights)
+        plan = self._plan(weights)
         network = self._network(model, weights, data, loss, arguments.integer("batch_size", batch_size, minimum=1))
         searched = self._in_precision(network)
         with preserved_variables(searched.model):
-            flat = self._search(searched, counts, verbose)
-        masks = dict(zip((weight.path for weight in weights), _split(flat, weights)))
+            flat = self._search(searched, plan, verbose)
+        masks = dict(zip((weight.path for weight in weights), split(flat, weights)))
         return Masks(masks, left_out=left_out, metadata=self._metadata(model) | self._check_collapse(network, masks))
 
     def _in_precision(self, network: criteria.Network) -> criteria.Network:
@@ -183,27 +188,34 @@ class PruneAtInit:
         variables = {weight.path: weight for weight in all_prunable_weights(copy)}
         return dataclasses.replace(network, model=copy, weights=[variables[weight.path] for weight in network.weights])
 
-    def _counts(self, weights: Sequence[PrunableWeight]) -> list[int]:
-        """k_t of every step, checked before any work."""
-        total = sum(weight.size for weight in weights)
+    def _plan(self, weights: Sequence[PrunableWeight]) -> Plan:
+        """What every step keeps, checked before any work."""
+        unit = self._granularity.unit
+        sizes = [self._granularity.units(weight) for weight in weights]
+        total, most = sum(sizes), sum(self._granularity.limit(weight) for weight in weights)
         counts = [round(total * density) for density in self._densities]
         if min(counts) < 1:
             raise ValueError(
-                f"Expected a sparsity that leaves at least one of the {total:,} prunable weights. "
+                f"Expected a sparsity that leaves at least one of the {total:,} prunable {unit}. "
                 f"Received: sparsity={self.sparsity}"
             )
-        floor = sum(min(self.min_per_layer, weight.size) for weight in weights)
-        if floor > min(counts):
+        if counts[-1] > most:
             raise ValueError(
-                f"Expected a `min_per_layer` that {min(counts):,} kept weights can fill; over {len(weights)} tensors "
-                f"it needs {floor:,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
+                f"Expected a sparsity of at least {1 - most / total:.12g}, since granularity={self.granularity!r} "
+                f"lets {most:,} of the {total:,} prunable {unit} stay. Received: sparsity={self.sparsity}"
+            )
+        floors = [self._granularity.floor(weight, self.min_per_layer) for weight in weights]
+        if sum(floors) > min(counts):
+            raise ValueError(
+                f"Expected a `min_per_layer` that {min(counts):,} kept {unit} can fill; over {len(weights)} tensors "
+                f"it needs {sum(floors):,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
             )
         if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
             raise ValueError(
                 "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
                 f"revive=True). Received: schedule={self.schedule!r}"
             )
-        return counts
+        return Plan(weights, self._densities, sizes, floors, counts, self.scope, self.revive)
 
     def _network(self, model, weights, data, loss, batch_size: int) -> criteria.Network:
         network = criteria.Network(model, weights, np.random.default_rng(self.seed), self.batches)
@@ -218,38 +230,32 @@ class PruneAtInit:
             network.batches.check = network.data_loss.check_targets
         return network
 
-    def _search(self, network: criteria.Network, counts: Sequence[int], verbose: str | int) -> np.ndarray:
+    def _search(self, network: criteria.Network, plan: Plan, verbose: str | int) -> np.ndarray:
         self.history = []
-        sizes = [weight.size for weight in network.weights]
         self.criterion.prepare(network)
         network.dense = network.masked_weights()
-        keep = np.ones(sum(sizes), bool)
+        keep = np.ones(sum(weight.size for weight in network.weights), bool)
         # One buffer for all steps: new memory of that size costs as much as filling it.
         scores = np.empty(keep.size, _score_dtype(network.weights))
         progress = keras.utils.Progbar(
-            len(counts), verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
+            self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
         )
-        for step, count in enumerate(counts, 1):
+        for step in range(1, self.steps + 1):
             begin = time.perf_counter()
             _fill(scores, self.criterion.scores(network), network.weights)
             before = keep
-            keep = selection.select(
-                scores,
-                sizes,
-                count,
-                scope=self.scope,
-                min_per_layer=self.min_per_layer,
-                eligible=None if self.revive or step == 1 else before,
-            )
+            eligible = None if self.revive or step == 1 else before
+            keep = self._granularity.cut(plan, step, scores, eligible)
+            kept = int(np.count_nonzero(keep))
             row = {
                 "step": step,
-                "density": count / keep.size,
-                "kept": count,
+                "density": kept / keep.size,
+                "kept": kept,
                 "saliency_kept": _saliency_kept(scores, keep),
                 "revived": int(np.count_nonzero(keep & ~before)),
             }
-            if step < len(counts):
-                for weight, dense, mask in zip(network.weights, network.dense, _split(keep, network.weights)):
+            if step < self.steps:
+                for weight, dense, mask in zip(network.weights, network.dense, split(keep, network.weights)):
                     weight.variable.assign(tf.where(mask, dense, 0))
             self.history.append({**row, "seconds": time.perf_counter() - begin})
             progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
@@ -312,16 +318,11 @@ def _fill(flat: np.ndarray, scores, weights: Sequence[PrunableWeight]) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         suspicious = np.isnan(flat.sum())
     if suspicious:
-        for weight, part in zip(weights, _split(flat, weights)):
+        for weight, part in zip(weights, split(flat, weights)):
             if np.isnan(part).any():
                 raise ValueError(
                     f"Expected scores without NaN. Received: {np.isnan(part).sum()} NaN for {weight.path!r}"
                 )
-
-
-def _split(flat: np.ndarray, weights: Sequence[PrunableWeight]) -> list[np.ndarray]:
-    ends = np.cumsum([weight.size for weight in weights])
-    return [part.reshape(weight.shape) for part, weight in zip(np.split(flat, ends[:-1]), weights)]
 
 
 def _saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:

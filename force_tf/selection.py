@@ -82,8 +82,9 @@ def select(
     k: int,
     *,
     scope: str = "global",
-    min_per_layer: int = 0,
+    min_per_layer: int | Sequence[int] = 0,
     eligible: np.ndarray | None = None,
+    kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """Marks exactly k weights to keep.
 
@@ -93,8 +94,11 @@ def select(
         k: How many to keep.
         scope: "global" to compare all scores; "layer" to keep the same fraction of each tensor (the fractions are
             rounded by largest remainder, so that the counts sum to k).
-        min_per_layer: Each tensor keeps at least so many of its weights, or all that it has. Taken from the k.
+        min_per_layer: Each tensor keeps at least so many of its weights, or all that it has: one number for all, or one
+            for each. Taken from the k.
         eligible: Booleans that mark which weights may be kept at all; None for all.
+        kept: Booleans that mark eligible weights which are kept whatever they score; None for none. They count among
+            the k.
 
     Returns:
         A flat boolean array with exactly k entries set.
@@ -105,10 +109,12 @@ def select(
     sizes = np.asarray(sizes, np.int64)
     ends = np.cumsum(sizes)
     parts = [slice(end - size, end) for size, end in zip(sizes, ends)]
-    if eligible is None and scope == "global" and not min_per_layer:
+    if eligible is None and kept is None and scope == "global" and not np.any(min_per_layer):
         return top_k(scores, k)
+    keep = np.zeros(scores.size, bool) if kept is None else kept.copy()
+    taken = np.array([np.count_nonzero(keep[part]) for part in parts])
     available = sizes if eligible is None else np.array([np.count_nonzero(eligible[part]) for part in parts])
-    floors = np.minimum(min_per_layer, available)
+    floors = np.maximum(np.minimum(min_per_layer, available), taken)
     if k > available.sum():
         raise ValueError(f"Expected at least {k} weights that may be kept. Received: {available.sum()}")
     if floors.sum() > k:
@@ -116,15 +122,15 @@ def select(
             f"Expected a floor that the {k} kept weights can fill; over {len(sizes)} tensors it needs {floors.sum()}. "
             f"Lower `min_per_layer` or `sparsity`. Received: min_per_layer={min_per_layer}"
         )
-    keep = np.zeros(scores.size, bool)
-    if scope == "layer":
-        quotas = apportion(k, sizes, floors, available)
-        for part, quota in zip(parts, quotas):
-            keep[part] = top_k(scores[part], quota, None if eligible is None else eligible[part])
+    if kept is not None:
+        eligible = ~keep if eligible is None else eligible & ~keep
+    quotas = apportion(k, sizes, floors, available) if scope == "layer" else floors
+    for part, missing in zip(parts, quotas - taken):
+        if missing:
+            keep[part] |= top_k(scores[part], missing, None if eligible is None else eligible[part])
+    rest = k - int(quotas.sum())
+    if not rest:
         return keep
-    rest = k - int(floors.sum())
-    for part, floor in zip(parts, floors):
-        keep[part] = top_k(scores[part], floor, None if eligible is None else eligible[part])
     return keep | top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
 
 

@@ -107,6 +107,30 @@ def test_scope_and_floor(either_keras, method):
     assert all(np.count_nonzero(mask) >= 10 for mask in masks.values()), masks.to_table()
 
 
+@pytest.mark.parametrize("method", PRESETS)
+def test_blocks_and_patterns(either_keras, method):
+    model = network(either_keras)
+    before = everything(model)
+    blocks = force_tf.PruneAtInit(method, sparsity=0.9, steps=3, granularity=(1, 4), seed=0)
+    masks = blocks.find_masks(model, arrays(), batch_size=16, verbose=0)
+    # Six columns are a block of four and one of two; the head has four.
+    fours = np.concatenate([mask[..., :4].reshape(-1, 4) for mask in masks.values()])
+    twos = np.concatenate([masks[path][..., 4:].reshape(-1, 2) for path in ("conv1/kernel", "shortcut/kernel")])
+    for of_one_size in (fours, twos):
+        np.testing.assert_array_equal(of_one_size.any(1), of_one_size.all(1))
+    assert np.count_nonzero(fours.all(1)) + np.count_nonzero(twos.all(1)) == round((18 * 2 + 2 * 2 + 384) * 0.1)
+    assert masks.kept == blocks.history[-1]["kept"]
+
+    pattern = force_tf.PruneAtInit(method, sparsity=0.5, steps=3, granularity="2:4", seed=0)
+    masks = pattern.find_masks(model, arrays(), batch_size=16, verbose=0)
+    assert [row["kept"] for row in pattern.history] == [round(1656 * 0.5 ** (t / 3)) for t in (1, 2, 3)]
+    # Of the two inputs of a convolution one is kept, of every four of the head two.
+    assert (masks["conv1/kernel"].sum(2) == 1).all()
+    assert (masks["shortcut/kernel"].sum(2) == 1).all()
+    assert (masks["head/kernel"].reshape(96, 4, 4).sum(1) == 2).all()
+    assert_unchanged(model, before)
+
+
 def test_force_revives_weights_and_iter_snip_does_not(either_keras):
     model, revived = network(either_keras), {}
     for method in ("force", "iter_snip"):
