@@ -12,7 +12,7 @@ from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  
 from force_tf.masks import Masks  # noqa: E402
 from force_tf.prunable import register_prunable  # noqa: E402
 from force_tf.prune_at_init import PruneAtInit  # noqa: E402
-from force_tf.shrink import shrink  # noqa: E402
+from force_tf.shrink import shrink, shrink_report  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "register_prunable",
     "schedules",
     "shrink",
+    "shrink_report",
     "strip_pruning",
 ]

@@ -104,6 +104,9 @@ def count_layers(model: Any, masks: Mapping[str, Any] | None = None) -> LayerCou
     Args:
         model: See `count_flops`.
         masks: See `count_flops`.
+
+    Raises:
+        UnknownSizeError: If the count depends on an input's size that may vary.
     """
     check_model(model)
     if not is_graph(model):
@@ -177,7 +180,7 @@ class _Counter:
         try:
             parts = list(rule(call))
         except UnknownSizeError:
-            raise ValueError(self._unknown_size(call)) from None
+            raise UnknownSizeError(self._unknown_size(call)) from None
         for part in parts:
             self._add(part, call.times)
 

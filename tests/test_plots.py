@@ -9,6 +9,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from force_tf import Masks, plots, schedules
+from force_tf.shrink import LayerChange, ShrinkReport
 
 # 3 of 6 and 1 of 4 weights kept; then 2 of 6 and none.
 FIRST = Masks({"conv/kernel": np.array([[1, 1, 1], [0, 0, 0]]), "dense/kernel": np.array([1, 0, 0, 0])})
@@ -17,6 +18,23 @@ HISTORY = [
     {"step": 1, "density": 0.1, "saliency_kept": 0.9},
     {"step": 2, "density": 0.01, "saliency_kept": 0.6},
 ]
+
+REPORT = ShrinkReport(
+    model="model",
+    layers=(
+        LayerChange("conv", "Conv2D", 8, 3, 72, 27, None, None),
+        LayerChange("logits", "Dense", 2, 2, 18, 8, None, None),
+    ),
+    parameters_before=90,
+    parameters_after=35,
+    multiply_adds_before=None,
+    multiply_adds_masked=None,
+    multiply_adds_after=None,
+    sparsity=0.5,
+    effective_sparsity=0.75,
+    unknown={},
+    uncounted={},
+)
 
 
 def values(ax):
@@ -109,6 +127,17 @@ def test_overlap_is_intersection_over_union():
     assert sorted(text.get_text() for text in ax.texts) == ["0.50", "0.50", "1.00", "1.00"]
 
 
+def test_channels_before_and_after_shrinking():
+    ax = plots.plot_channels(REPORT, title="Shrunk")
+    before, after = ax.containers
+    assert [bar.get_height() for bar in before] == [8, 2]
+    assert [bar.get_height() for bar in after] == [3, 2]
+    assert after[0].get_zorder() >= before[0].get_zorder(), "drawn later, in front of those before"
+    assert tick_labels(ax.xaxis) == ["conv", "logits"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["before", "after"]
+    assert ax.get_title() == "Shrunk"
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -116,8 +145,9 @@ def test_overlap_is_intersection_over_union():
         lambda ax: plots.plot_schedule(HISTORY, ax=ax),
         lambda ax: plots.plot_saliency(HISTORY, ax=ax),
         lambda ax: plots.plot_overlap({"first": FIRST}, ax=ax),
+        lambda ax: plots.plot_channels(REPORT, ax=ax),
     ],
-    ids=["density", "schedule", "saliency", "overlap"],
+    ids=["density", "schedule", "saliency", "overlap", "channels"],
 )
 def test_draws_into_given_axes_and_saves(draw, tmp_path):
     given = Figure().subplots()
@@ -137,6 +167,7 @@ def test_draws_into_given_axes_and_saves(draw, tmp_path):
         (lambda: plots.plot_schedule([]), TypeError, "has searched"),
         (lambda: plots.plot_saliency([{"step": 1}]), TypeError, "`history`"),
         (lambda: plots.plot_saliency([0.5, 0.1]), TypeError, "`history`"),
+        (lambda: plots.plot_channels(FIRST), TypeError, "shrink_report"),
         (lambda: plots.plot_overlap({"a": FIRST, "b": Masks({"other": [1]})}), ValueError, "same weights"),
     ],
 )
