@@ -62,6 +62,13 @@ def search_figure(histories: Mapping[str, Sequence[Mapping]], title: str) -> Fig
     return figure
 
 
+def channels_figure(report: Any, title: str) -> Figure:
+    """Plots the channels of each layer before and after shrinking, from what `force_tf.shrink_report` returns."""
+    figure, (ax,) = new_figure(width=max(6.4, 0.45 * len(report.layers)))
+    force_tf.plots.plot_channels(report, ax=ax, title=title)
+    return figure
+
+
 def variants_figure(variants: Sequence[Mapping[str, Any]], quality: str, title: str) -> Figure:
     """Plots what TFLite files of one network take against how good they are.
 

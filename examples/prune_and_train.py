@@ -32,10 +32,9 @@ import tensorflow as tf
 from absl import app, flags
 from figures import accuracy_figure, density_figure, search_figure
 from run_folder import RunFolder
-from training import cross_entropy, train_resumably
+from training import cross_entropy, for_use, train_resumably
 
 import force_tf
-from force_tf.keras_models import keras_of
 
 METHODS = ("force", "iter_snip", "snip", "grasp", "iter_grasp", "synflow", "prospr", "magnitude", "random", "dense")
 
@@ -151,10 +150,7 @@ def _masks(network: keras.Model, data: image_data.ImageData, folder: RunFolder, 
 def _export(network: keras.Model, masks: force_tf.Masks | None, data: image_data.ImageData, folder: RunFolder) -> dict:
     """Writes the models, and returns what there is to say about them."""
     loss, accuracy = network.evaluate(data.test_batches(), verbose=0)
-    network = network if masks is None else force_tf.strip_pruning(network)
-    # Without the optimizer: this file is for use, not for more training.
-    final = keras_of(network).models.clone_model(network)
-    final.set_weights(network.get_weights())
+    final = for_use(network)
     with folder.writing("model.keras") as path:
         final.save(path)
     report = force_tf.export_tflite(final, folder / "model.tflite", verbose=False)

@@ -11,6 +11,7 @@ from image_data import ImageData
 from run_folder import RunFolder
 
 from force_tf.keras_models import keras_of
+from force_tf.layers import is_pruned, strip_pruning
 
 _CHECKPOINT, _HISTORY = "checkpoint.keras", "history.json"
 
@@ -42,6 +43,14 @@ def compile_model(model: keras.Model, learning_rate: float, steps: int, steps_pe
         metrics=["accuracy"],
         steps_per_execution=steps_per_execution,
     )
+
+
+def for_use(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model without masks and without an optimizer: for use, not for more training."""
+    plain = strip_pruning(model) if is_pruned(model) else model
+    copy = keras_of(plain).models.clone_model(plain)
+    copy.set_weights(plain.get_weights())
+    return copy
 
 
 def train(

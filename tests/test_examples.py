@@ -76,6 +76,23 @@ def test_quickstart(tmp_path):
     )
 
 
+def test_shrink_and_train(tmp_path):
+    result = run("examples/shrink_and_train.py", "--steps=10", "--epochs=1", "--limit=300", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "nothing but the tables belongs on the terminal"
+    results = read_results(tmp_path)
+    small = keras.saving.load_model(tmp_path / "small.keras")
+    channels = {row["path"]: row["channels_after"] for row in results["report"]["layers"]}
+    assert channels == {layer.name: layer.output.shape[-1] for layer in small.layers if layer.name in channels}, (
+        "the report is not of the network that was trained"
+    )
+    assert sum(channels.values()) < sum(row["channels_before"] for row in results["report"]["layers"])
+    assert results["pruned and shrunk"]["tflite"]["bytes"] == (tmp_path / "small.tflite").stat().st_size
+    for name in ("channels", "accuracy"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    assert f"{results['dense']['tflite']['bytes']:,} bytes" in result.stdout
+
+
 def test_prune_and_train_writes_everything(finished):
     results = read_results(finished)
     assert results["settings"]["method"] == "force"

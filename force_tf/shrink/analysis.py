@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from force_tf import prunable
+from force_tf.graph import Graph, graph_of
 from force_tf.keras_models import is_layer
 from force_tf.layers import is_graph
 from force_tf.layers.wrappers import masks_of
 from force_tf.shrink import rules
-from force_tf.graph import Graph, graph_of
 from force_tf.shrink.rules import Cut, Rule, channels
 
 _RULES: dict[str, type[Rule]] = {
