@@ -279,3 +279,26 @@ def test_random_samples_are_in_the_range_that_the_model_expects():
     assert x.dtype == "uint8"
     assert x.min() < 20
     assert x.max() > 235
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int8_io"])
+def test_biases_of_channels_without_weights_survive(either_keras, quantize, tmp_path):
+    layers = either_keras.layers
+    either_keras.utils.set_random_seed(0)
+    stack = [
+        layers.Conv2D(8, 3, activation="relu", bias_initializer="random_normal", name="a"),
+        layers.DepthwiseConv2D(3, name="b"),
+        layers.Flatten(),
+        layers.Dense(6, bias_initializer="random_normal", name="c"),
+    ]
+    model = either_keras.Sequential([either_keras.Input((8, 8, 5)), *stack])
+    for layer in (model.get_layer("a"), model.get_layer("c")):
+        kernel, bias = layer.get_weights()
+        kernel[..., ::2] = 0
+        layer.set_weights([kernel, 40 * bias])  # so large that the converter's own scale cuts it off
+    x = images(30)
+    path = tmp_path / "model.tflite"
+    export_tflite(model, path, quantize=quantize, representative_data=x, verbose=False)
+    expected = model.predict(x[:5], verbose=0)
+    received = run(path, x[:5])
+    np.testing.assert_allclose(received, expected, atol=0.05 * np.abs(expected).max())

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from training_forms import dtype_policy
 
 import force_tf
 from force_tf import CollapsedError, shrink
@@ -20,10 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Every channel of the model")
 @pytest.fixture(autouse=True)
 def float64(either_keras):
     """Models of the tests compute in float64."""
-    before = either_keras.backend.floatx()
-    either_keras.backend.set_floatx("float64")
-    yield
-    either_keras.backend.set_floatx(before)
+    with dtype_policy("float64", either_keras):
+        yield
 
 
 def chain(keras):
@@ -233,9 +232,9 @@ def test_constants_behind_padding_become_one_channel(either_keras):
 
 
 def test_single_precision(either_keras):
-    either_keras.backend.set_floatx("float32")
     rng = np.random.default_rng(0)
-    model = randomized(convolutions(either_keras), rng)
+    with dtype_policy("float32", either_keras):
+        model = randomized(convolutions(either_keras), rng)
     for path, mask in random_masks(model, rng, 0.3, 0.3).items():
         weight = next(weight for weight in all_prunable_weights(model) if weight.path == path)
         weight.variable.assign(np.asarray(weight.variable) * mask)
