@@ -207,9 +207,32 @@ def test_the_report_as_a_table_and_as_json(tmp_path):
 
 def test_tensorflows_own_interpreter_serves_where_litert_is_missing(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # what makes its import fail
-    report = export_tflite(_zero_kernels(_mlp(), 0.95), tmp_path / "model.tflite", verbose=False)
+    _replace_litert(tmp_path, monkeypatch, "raise ImportError")
+    model = _zero_kernels(_mlp(), 0.95)
+    capfd.readouterr()  # TensorFlow has something to say when it first looks for devices
+    report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
     assert report.max_difference < 1e-5
+    assert report.runtime == f"tensorflow {tf.__version__}"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_runtime_that_crashes_takes_nothing_down_with_it(tmp_path, monkeypatch, capfd):
+    _replace_litert(tmp_path, monkeypatch, "import os; os.abort()")
+    model = _mlp()
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=r"the interpreter loads and runs. Received: .* ended by SIGABRT"):
+        export_tflite(model, tmp_path / "model.tflite", verbose=False)
+    assert not (tmp_path / "model.tflite").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def _replace_litert(folder, monkeypatch, source):
+    """Puts another module in the place of LiteRT's, for new processes."""
+    package = folder / "modules" / "ai_edge_litert"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "interpreter.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
 
 
 @pytest.mark.parametrize(("compiler", "suffix"), [("gcc", "c"), ("g++", "cc")])

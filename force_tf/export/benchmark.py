@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import pathlib
-import signal
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 
 from force_tf import arguments
+from force_tf.export.child import run_program
 
-_PROGRAM = pathlib.Path(__file__).with_name("time_calls.py")
+_PROGRAM = "time_calls.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +141,8 @@ def benchmark_tflite(path: str | os.PathLike, threads: int = 1, runs: int = 50) 
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a TFLite file. Received: {path!r}, which does not exist.")
     results = {
-        "default": _measure({**settings, "delegate": True}),
-        "without_delegate": _measure({**settings, "delegate": False}),
+        "default": run_program(_PROGRAM, {**settings, "delegate": True}),
+        "without_delegate": run_program(_PROGRAM, {**settings, "delegate": False}),
     }
     modes = {mode: _latency(result) for mode, result in results.items()}
     failures = {mode: result["failure"] for mode, result in results.items() if "failure" in result}
@@ -155,26 +151,6 @@ def benchmark_tflite(path: str | os.PathLike, threads: int = 1, runs: int = 50) 
         raise ValueError(f"Expected a TFLite file that the interpreter can run ({reasons}). Received: {path!r}")
     runtime = next(result["runtime"] for result in results.values() if "runtime" in result)
     return TFLiteLatency(runtime=runtime, failures=failures, **settings, **modes)
-
-
-def _measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the program of time_calls.py prints, or the "failure" that kept it from that."""
-    # Without -P its neighbours in this package would hide modules of the same names.
-    command = [sys.executable, "-P", os.fspath(_PROGRAM), json.dumps(settings)]
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, encoding="utf-8", errors="replace", **streams) as process:
-        try:
-            output, messages = process.communicate()
-        except BaseException:  # such as Ctrl-C
-            process.kill()
-            process.wait()
-            raise
-    if process.returncode < 0:
-        return {"failure": f"the process was ended by {signal.Signals(-process.returncode).name}"}
-    if process.returncode > 0:
-        last = messages.splitlines()[-1:] or [f"the process ended with the code {process.returncode}"]
-        return {"failure": last[0]}
-    return json.loads(output.splitlines()[-1])
 
 
 def _latency(result: dict[str, Any]) -> ModeLatency | None:

@@ -1,13 +1,23 @@
-"""The TFLite runtime: LiteRT where it is installed, or else the one that TensorFlow brings."""
+"""The TFLite runtime: LiteRT where it is installed, or else the one that TensorFlow brings.
+
+Also a program, so that a file on which the runtime crashes takes down nothing else:
+
+    python -P runtime.py '{"model": "model.tflite", "inputs": "in.npz", "outputs": "out.npz", "batch_size": 1}'
+
+runs the file on batches of the arrays in one file, writes its outputs to the other, and prints a line of JSON: empty,
+or with the "failure" in the runtime's words. It imports TensorFlow only where LiteRT is missing.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 
 def interpreter(*, select_tf_ops: bool = False, default_delegate: bool = True, **arguments: Any) -> Any:
@@ -29,7 +39,7 @@ def runtime_name(select_tf_ops: bool = False) -> str:
     """Returns the name and version of the package that `interpreter` takes, such as "ai-edge-litert 2.3.0"."""
     if _module(select_tf_ops).__name__.startswith("ai_edge_litert"):
         return f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
-    return f"tensorflow {tf.__version__}"
+    return f"tensorflow {importlib.metadata.version('tensorflow')}"
 
 
 def _module(select_tf_ops: bool):
@@ -83,3 +93,31 @@ def _quantized(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
 def _dequantized(array: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
     scale, zero_point = details["quantization"]
     return (array.astype("float32") - zero_point) * np.float32(scale) if scale else array
+
+
+def main(model: str, inputs: str, outputs: str, batch_size: int, **options: bool) -> dict[str, str]:
+    """Returns what the program prints.
+
+    Args:
+        model: A TFLite file.
+        inputs: An .npz file with an array of shape (samples, …) for each input, whole batches of samples.
+        outputs: The .npz file to write, with an array of shape (batches, batch size, …) for each output.
+        batch_size: The size of a batch.
+        **options: For `interpreter`.
+    """
+    with np.load(inputs) as arrays:
+        samples = dict(arrays)
+    starts = range(0, len(next(iter(samples.values()))), batch_size)
+    try:
+        run = Runner(model_path=model, **options)
+        results = [
+            run({name: array[start : start + batch_size] for name, array in samples.items()}) for start in starts
+        ]
+    except (RuntimeError, ValueError) as error:
+        return {"failure": " ".join(str(error).split())}
+    np.savez(outputs, **{name: np.stack([result[name] for result in results]) for name in results[0]})
+    return {}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(**json.loads(sys.argv[1]))))  # noqa: T201 (its output)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from force_tf.export.child import run_program
 from force_tf.export.convert import infer, output_names
-from force_tf.export.quiet import quiet
-from force_tf.export.runtime import Runner
 from force_tf.export.samples import Signature
 
 
@@ -45,6 +46,8 @@ def keras_outputs(model: keras.Model, signature: Signature, samples: Sequence[np
 def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndarray], **options: Any) -> list[dict]:
     """Returns the outputs of a TFLite file, by name, for each batch of the samples.
 
+    The file runs in a process of its own: there are files on which the runtime crashes.
+
     Args:
         content: A TFLite file.
         signature: The inputs of the file.
@@ -54,14 +57,25 @@ def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndar
     Raises:
         ValueError: If the interpreter cannot load or run the file.
     """
-    names = [spec.name for spec in signature.specs]
-    with quiet():
-        try:
-            run = Runner(model_content=content, **options)
-            return [run(dict(zip(names, batch))) for batch in _batches(signature, samples)]
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"Expected a file that the interpreter loads and runs. Received: {reason}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: os.path.join(folder, name) for name in ("model", "inputs.npz", "outputs.npz")}
+        with open(paths["model"], "wb") as file:
+            file.write(content)
+        np.savez(paths["inputs.npz"], **{spec.name: array for spec, array in zip(signature.specs, samples)})
+        settings = {
+            "model": paths["model"],
+            "inputs": paths["inputs.npz"],
+            "outputs": paths["outputs.npz"],
+            "batch_size": signature.batch_size or 1,
+        }
+        result = run_program("runtime.py", settings | options)
+        if "failure" in result:
+            raise ValueError(
+                f"Expected a file that the interpreter loads and runs. Received: {' '.join(result['failure'].split())}"
+            )
+        with np.load(paths["outputs.npz"]) as arrays:
+            outputs = dict(arrays)
+    return [dict(zip(outputs, batch)) for batch in zip(*outputs.values())]
 
 
 def _batches(signature: Signature, samples: Sequence[np.ndarray]):
