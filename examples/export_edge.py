@@ -17,18 +17,17 @@ import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without 
 # isort: split
 import csv
 import dataclasses
-import os
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
 import keras
 import model_data
-from absl import app, flags
+from absl import flags
 from figures import variants_figure
 from model_files import KERASES, load_model
 from run_folder import RunFolder
+from script import run_script
 
 import force_tf
 from force_tf.export import TFLiteReport
@@ -99,17 +98,6 @@ class Variant:
     top_class_agreement: float | None = None
     accuracy: float | None = None
     failure: str | None = None
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --model=model.keras. Received: {argv[1]!r}")
-    try:
-        run()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{os.path.basename(__file__)}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted.")
 
 
 def run() -> None:
@@ -275,4 +263,4 @@ def _save(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(run, "--model=model.keras")

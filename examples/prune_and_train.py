@@ -18,7 +18,6 @@ import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without 
 
 # isort: split
 import importlib
-import os
 import platform
 import sys
 import time
@@ -29,9 +28,10 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from figures import accuracy_figure, density_figure, search_figure
 from run_folder import RunFolder
+from script import run_script
 from training import cross_entropy, for_use, train_resumably
 
 import force_tf
@@ -70,15 +70,9 @@ _DATA_DIR = flags.DEFINE_string(
 flags.register_validator("sparsity", lambda value: 0 <= value < 1, "expected a fraction in [0, 1).")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --epochs=20. Received: {argv[1]!r}")
-    try:
-        run({name: flags.FLAGS[name].value for name in sorted(_SETTINGS)}, _OUTPUT_DIR.value, _DATA_DIR.value)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{os.path.basename(__file__)}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Run the same command again to go on.")
+def main() -> None:
+    """Does what the flags say."""
+    run({name: flags.FLAGS[name].value for name in sorted(_SETTINGS)}, _OUTPUT_DIR.value, _DATA_DIR.value)
 
 
 def run(settings: dict[str, Any], output_dir: str | None, data_dir: str | None) -> None:
@@ -200,4 +194,4 @@ def _say_outcome(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, when_interrupted="Run the same command again to go on.")

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import os
-import sys
 from typing import Any
 
 import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without its messages)
@@ -21,9 +19,10 @@ import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without 
 # isort: split
 import image_data
 import networks
-from absl import app, flags
+from absl import flags
 from figures import accuracy_figure, density_figure, search_figure
 from run_folder import RunFolder
+from script import run_script
 from training import cross_entropy, train
 
 import force_tf
@@ -68,17 +67,6 @@ class Outcome:
     latency: float  # milliseconds
     masks: force_tf.Masks | None
     history: list[dict[str, Any]]  # of the search
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --epochs=20. Received: {argv[1]!r}")
-    try:
-        run()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{os.path.basename(__file__)}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted.")
 
 
 def run() -> None:
@@ -158,4 +146,4 @@ def _plot(outcomes: dict[str, Outcome], folder: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(run)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without its messages)
 
 # isort: split
-import os
 import sys
 import warnings
 from typing import Any
@@ -24,9 +23,10 @@ from typing import Any
 import image_data
 import keras
 import networks
-from absl import app, flags
+from absl import flags
 from figures import accuracy_figure, channels_figure
 from run_folder import RunFolder
+from script import run_script
 from training import cross_entropy, for_use, train
 
 import force_tf
@@ -44,17 +44,6 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try th
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/shrink_and_train", "Where everything goes.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its data. Default: its own folder.")
 flags.register_validator("sparsity", lambda value: 0 <= value < 1, "expected a fraction in [0, 1).")
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --epochs=20. Received: {argv[1]!r}")
-    try:
-        run()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{os.path.basename(__file__)}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted.")
 
 
 def run() -> None:
@@ -117,4 +106,4 @@ def _say_outcome(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(run)
