@@ -1,11 +1,13 @@
 """Networks that others designed go the whole way: search, fit, save, load, strip, TFLite."""
 
+import gc
 import pathlib
 import sys
 
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 import force_tf
 from force_tf.prunable import all_prunable_weights
@@ -20,6 +22,15 @@ layers = keras.layers
 QUICK = "MobileNet"
 # tf_keras warns when it serializes this family, whose initializers are TensorFlow's.
 WARNS, WARNING = ("EfficientNetV2", "tf_keras"), "The `keras.initializers.serialize"
+
+
+@pytest.fixture(autouse=True)
+def memory():
+    """Gives back what a network took: its graphs outlive it otherwise, and thirty of them fill a machine."""
+    yield
+    keras.backend.clear_session()
+    tf_keras.backend.clear_session()
+    gc.collect()
 
 
 def transformer():
