@@ -124,8 +124,9 @@ class InPlaceModel:
     def get_config(self) -> dict[str, Any]:
         module = keras_of(self)
         if module is not keras and _writes_saved_model():
-            # Without a configuration the loaded model consists of the functions in the SavedModel. With one, tf_keras
-            # makes subclassed models anew, wrapped or not, and gives their layers the weights of others.
+            # This error is how tf_keras learns that there is no configuration. Without one the loaded model consists of
+            # the functions in the SavedModel. With one, tf_keras makes subclassed models anew, wrapped or not, and
+            # gives their layers the weights of others.
             raise NotImplementedError("A model that is wrapped in place has no configuration in a SavedModel.")
         paths = {id(layer): [weight.path for weight in wrapper.masked_weights] for wrapper, layer in _wrapped(self)}
         walked = [(path, chain[-1]) for path, chain in prunable.walk_layers(self)]
