@@ -16,7 +16,7 @@ from force_tf.flops import LayerCounts, UnknownSizeError, count_layers
 from force_tf.graph import Graph, graph_of
 from force_tf.keras_models import check_model, check_same_keras, is_layer, is_model
 from force_tf.layers import check_is_graph, get_masks, is_graph, is_pruned
-from force_tf.shrink.analysis import Analysis
+from force_tf.shrink.analysis import analyses_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,14 +270,9 @@ def _size(weights: Iterable[Any]) -> int:
 
 
 def _unknown(model: Any) -> dict[str, str]:
-    paths, masked, unknown = _paths_by_id(model), is_pruned(model), {}
-    for part in (model, *(call.layer for graph in _graphs(model) for call in graph.calls if is_graph(call.layer))):
-        analysis = Analysis(part, masked)
-        for call in analysis.graph.calls:
-            layer = prunable.unwrapped(call.layer)
-            if call.layer.name in analysis.unknown and not is_graph(layer):
-                unknown[paths.get(id(layer), layer.name)] = type(layer).__name__
-    return unknown
+    paths = _paths_by_id(model)
+    layers = [layer for analysis in reversed(analyses_of(model, is_pruned(model))) for layer in analysis.unknown]
+    return {paths.get(id(layer), layer.name): type(layer).__name__ for layer in layers}
 
 
 def _compared(name: str, before: int | None, after: int | None) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import keras
 from force_tf import prunable
 from force_tf.collapse import CollapsedError
 from force_tf.keras_models import check_model
-from force_tf.layers import apply_masks, check_is_graph, get_masks, is_graph, is_pruned, rebuild
+from force_tf.layers import apply_masks, check_is_graph, get_masks, is_pruned, rebuild
 from force_tf.masks import Masks
-from force_tf.shrink.analysis import Analysis
+from force_tf.shrink.analysis import analyses_of
 from force_tf.shrink.rules import Cut
 
 
@@ -56,17 +56,13 @@ def shrink(model: keras.Model) -> keras.Model:
 
 def _cuts(model: Any, masked: bool) -> dict[int, Cut]:
     """Returns how to cut each layer of a model and of the models inside it, by the id of the unwrapped layer."""
-    analysis = Analysis(model, masked)
-    if analysis.collapsed:
+    analyses = analyses_of(model, masked)
+    if analyses[-1].collapsed:
         raise CollapsedError(
             "Expected a model whose outputs depend on its inputs: keep more weights. "
             f"Received: {model.name!r}, which has collapsed"
         )
-    cuts = analysis.cuts()
-    for call in analysis.graph.calls:
-        if is_graph(call.layer):
-            cuts |= _cuts(call.layer, masked)
-    return cuts
+    return {key: cut for analysis in analyses for key, cut in analysis.cuts().items()}
 
 
 def _cut_masks(model: Any, cuts: dict[int, Cut]) -> Masks:

@@ -1,0 +1,92 @@
+"""What each kind of layer does to channels: which of its outputs are constant, which inputs it needs, how it is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from force_tf import prunable
+from force_tf.keras_models import is_layer
+from force_tf.layers import is_graph
+from force_tf.layers.wrappers import masks_of
+from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels
+from force_tf.shrink.rules.channelwise import (
+    Concatenated,
+    Elementwise,
+    Flattened,
+    Merge,
+    Normalized,
+    Padding,
+    ParametricRelu,
+    Passing,
+    Reshaped,
+)
+from force_tf.shrink.rules.kernels import Affine, Depthwise, Grouped, Separable, Table
+
+__all__ = ["PINNED", "Cut", "Rule", "channels", "rule_for"]
+
+_POOLINGS = ("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling")
+_RULES: dict[str, type[Rule]] = {
+    **dict.fromkeys(("Dense", "Conv1D", "Conv2D", "Conv3D"), Affine),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), Affine),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), Depthwise),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), Separable),
+    **dict.fromkeys(("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU"), Elementwise),
+    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"), Passing),
+    **dict.fromkeys(("GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"), Passing),
+    **{f"{kind}{n}D": Passing for kind in (*_POOLINGS, "UpSampling", "Cropping") for n in "123"},
+    **{f"ZeroPadding{n}D": Padding for n in "123"},
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), Merge),
+    "BatchNormalization": Normalized,
+    "PReLU": ParametricRelu,
+    "Embedding": Table,
+    "Flatten": Flattened,
+    "RepeatVector": Passing,
+}
+
+
+def rule_for(layer: Any, masked: bool, shapes: tuple) -> Rule:
+    """Returns the rule of a layer.
+
+    Args:
+        layer: A layer, a wrapper of one, or an operation of Keras's.
+        masked: Whether zeros are those of masks alone, because other weights are going to be trained.
+        shapes: The shapes of the inputs and of the outputs of its first call.
+    """
+    inner = prunable.unwrapped(layer)
+    masks = masks_of(layer) if inner is not layer else {}
+    kind = _RULES.get(type(inner).__name__, Rule)
+    if kind is Affine and getattr(inner, "groups", 1) != 1:
+        kind = Grouped
+    if is_graph(inner) or not _fits(kind, inner, shapes):
+        kind = Rule
+    name = type(inner).__name__
+    if kind is Merge and not is_layer(inner) and len(shapes[0]) != 2:
+        kind = Rule  # an operation with a number
+    if name == "Concatenate" and inner.axis in (-1, len(shapes[0][0]) - 1):
+        kind = Concatenated
+    if name == "Reshape" and len(shapes[1][0]) > 1 and shapes[1][0][-1] == shapes[0][0][-1] is not None:
+        kind = Reshaped
+    if name == "Permute" and inner.dims[-1] == len(inner.dims):
+        kind = Passing
+    return kind(inner, masks if masked else None, shapes)
+
+
+def _fits(kind: type[Rule], layer: Any, shapes) -> bool:
+    """Returns whether a rule holds for this layer as it is configured."""
+    if getattr(layer, "data_format", None) == "channels_first":
+        return False
+    if kind in (Affine, Grouped, Depthwise, Separable):
+        return _is_constant_function(layer.activation)
+    if kind is Normalized:
+        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+        return axis in (-1, len(shapes[0][0]) - 1)
+    if kind is Elementwise and type(layer).__name__ == "Activation":
+        return _is_constant_function(layer.activation)
+    if kind is Flattened:
+        return None not in shapes[1][0][1:] and len(shapes[0][0]) > 1
+    return True
+
+
+def _is_constant_function(activation: Any) -> bool:
+    """Returns whether an activation looks at one number at a time."""
+    return getattr(activation, "__name__", "") not in ("softmax", "log_softmax", "glu", "sparsemax")
