@@ -16,7 +16,7 @@ import tensorflow as tf
 from force_tf import arguments, criteria, layers, presets, schedules
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
-from force_tf.granularity import Plan, resolve, split
+from force_tf.granularity import Granularity, Plan, resolve, split
 from force_tf.keras_models import check_inputs, check_model, keras_of, preserved_variables
 from force_tf.layer_selection import LayerSelection
 from force_tf.losses import DataLoss
@@ -45,8 +45,10 @@ class PruneAtInit:
         min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
             allows). Taken from the k_t.
         granularity: What is kept or pruned as one: "weight"; the shape of a block along the last axes of every weight,
-            such as (1, 4), so that blocks take the place of weights in the counts above; or a pattern "N:M", such as
-            "2:4": of every M consecutive weights along the input axis at most N are kept.
+            such as (1, 4), so that blocks take the place of weights in the counts above; a pattern "N:M", such as
+            "2:4": of every M consecutive weights along the input axis at most N are kept; or "channel", for whole
+            output channels, tied ones together, of which `shrink` leaves as many weights as the counts above say, or
+            fewer by less than a channel.
         layers: Which layers to prune: None for all that are pruned by default; names, paths or regular expressions
             (matched in full); or a `callable(layer) -> bool`.
         seed: Shuffles data given as arrays, and draws the scores of "random". None for another order every time.
@@ -168,11 +170,12 @@ class PruneAtInit:
                 f"Received: the model {model.name!r}, which is pruned already"
             )
         weights, left_out = prunable_weights(model, self.layers)
-        plan = self._plan(weights)
+        granularity = self._granularity.bound(model, weights)
+        plan = self._plan(weights, granularity)
         network = self._network(model, weights, data, loss, arguments.integer("batch_size", batch_size, minimum=1))
         searched = self._in_precision(network)
         with preserved_variables(searched.model):
-            flat = self._search(searched, plan, verbose)
+            flat = self._search(searched, plan, granularity, verbose)
         masks = dict(zip((weight.path for weight in weights), split(flat, weights)))
         return Masks(masks, left_out=left_out, metadata=self._metadata(model) | self._check_collapse(network, masks))
 
@@ -188,11 +191,11 @@ class PruneAtInit:
         variables = {weight.path: weight for weight in all_prunable_weights(copy)}
         return dataclasses.replace(network, model=copy, weights=[variables[weight.path] for weight in network.weights])
 
-    def _plan(self, weights: Sequence[PrunableWeight]) -> Plan:
+    def _plan(self, weights: Sequence[PrunableWeight], granularity: Granularity) -> Plan:
         """What every step keeps, checked before any work."""
-        unit = self._granularity.unit
-        sizes = [self._granularity.units(weight) for weight in weights]
-        total, most = sum(sizes), sum(self._granularity.limit(weight) for weight in weights)
+        unit = granularity.unit
+        sizes = [granularity.units(weight) for weight in weights]
+        total, most = sum(sizes), sum(granularity.limit(weight) for weight in weights)
         counts = [round(total * density) for density in self._densities]
         if min(counts) < 1:
             raise ValueError(
@@ -204,11 +207,18 @@ class PruneAtInit:
                 f"Expected a sparsity of at least {1 - most / total:.12g}, since granularity={self.granularity!r} "
                 f"lets {most:,} of the {total:,} prunable {unit} stay. Received: sparsity={self.sparsity}"
             )
-        floors = [self._granularity.floor(weight, self.min_per_layer) for weight in weights]
-        if sum(floors) > min(counts):
+        fixed = granularity.fewest(weights, [0] * len(weights))
+        if fixed > min(counts):
+            raise ValueError(
+                f"Expected a sparsity of at most {1 - fixed / total:.12g}, since granularity={self.granularity!r} "
+                f"cannot remove {fixed:,} of the {total:,} prunable {unit}. Received: sparsity={self.sparsity}"
+            )
+        floors = [granularity.floor(weight, self.min_per_layer) for weight in weights]
+        needed = granularity.fewest(weights, floors)
+        if needed > min(counts):
             raise ValueError(
                 f"Expected a `min_per_layer` that {min(counts):,} kept {unit} can fill; over {len(weights)} tensors "
-                f"it needs {sum(floors):,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
+                f"it needs {needed:,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
             )
         if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
             raise ValueError(
@@ -230,7 +240,9 @@ class PruneAtInit:
             network.batches.check = network.data_loss.check_targets
         return network
 
-    def _search(self, network: criteria.Network, plan: Plan, verbose: str | int) -> np.ndarray:
+    def _search(
+        self, network: criteria.Network, plan: Plan, granularity: Granularity, verbose: str | int
+    ) -> np.ndarray:
         self.history = []
         self.criterion.prepare(network)
         network.dense = network.masked_weights()
@@ -245,8 +257,8 @@ class PruneAtInit:
             _fill(scores, self.criterion.scores(network), network.weights)
             before = keep
             eligible = None if self.revive or step == 1 else before
-            keep = self._granularity.cut(plan, step, scores, eligible)
-            kept = int(np.count_nonzero(keep))
+            keep = granularity.cut(plan, step, scores, eligible)
+            kept = int(np.count_nonzero(granularity.used(plan, keep)))
             row = {
                 "step": step,
                 "density": kept / keep.size,
@@ -259,7 +271,7 @@ class PruneAtInit:
                     weight.variable.assign(tf.where(mask, dense, 0))
             self.history.append({**row, "seconds": time.perf_counter() - begin})
             progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
-        return keep
+        return granularity.used(plan, keep)
 
     def _check_collapse(self, network: criteria.Network, masks: dict[str, np.ndarray]) -> dict[str, Any]:
         inputs = probe_inputs(network.model, network.batches, network.random)

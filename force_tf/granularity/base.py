@@ -1,0 +1,123 @@
+"""What a granularity is, what it sees of a search, and the simplest of them: every weight by itself."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from force_tf import selection
+
+if TYPE_CHECKING:
+    from force_tf.prunable import PrunableWeight
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many units (what the granularity counts: weights or blocks) a search keeps, and where.
+
+    Attributes:
+        weights: The prunable weights, in model order.
+        densities: The density of each step.
+        sizes: How many units each weight tensor has.
+        floors: How many units each weight tensor keeps at least.
+        counts: How many units each step keeps.
+        scope: "global" or "layer", as in `selection.select`.
+        revive: Whether units pruned in one step may return in a later one.
+    """
+
+    weights: Sequence[PrunableWeight]
+    densities: Sequence[float]
+    sizes: Sequence[int]
+    floors: Sequence[int]
+    counts: Sequence[int]
+    scope: str
+    revive: bool
+
+    def select(
+        self, count: int, scores: np.ndarray, eligible: np.ndarray | None, kept: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Calls `selection.select` within this plan."""
+        return selection.select(
+            scores, self.sizes, count, scope=self.scope, min_per_layer=self.floors, eligible=eligible, kept=kept
+        )
+
+
+class Granularity(abc.ABC):
+    """What a search counts and cuts.
+
+    Attributes:
+        value: What `PruneAtInit` takes for it.
+        unit: What is counted, in the plural.
+    """
+
+    value: str | tuple[int, ...]
+    unit = "weights"
+
+    def units(self, weight: PrunableWeight) -> int:
+        """Returns how many units a weight tensor has.
+
+        Raises:
+            ValueError: If the tensor cannot be pruned in such units.
+        """
+        return weight.size
+
+    def limit(self, weight: PrunableWeight) -> int:
+        """Returns how many of its units a weight tensor may keep in the end."""
+        return self.units(weight)
+
+    def floor(self, weight: PrunableWeight, least: int) -> int:
+        """Returns how many units hold `least` weights for certain; all that may be kept if those hold fewer."""
+        return min(least, self.limit(weight))
+
+    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> Granularity:
+        """Returns the granularity for a search in a model.
+
+        Raises:
+            ValueError: If the model cannot be pruned so.
+        """
+        return self
+
+    def fewest(self, weights: Sequence[PrunableWeight], floors: Sequence[int]) -> int:
+        """Returns how many units stay whatever is pruned, if each weight tensor keeps its floor."""
+        return sum(floors)
+
+    def used(self, plan: Plan, keep: np.ndarray) -> np.ndarray:
+        """Returns the masks that a search ends with, given what its last cut marked."""
+        return keep
+
+    @abc.abstractmethod
+    def cut(self, plan: Plan, step: int, scores: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:
+        """Marks the weights that a step keeps.
+
+        Args:
+            plan: What the search keeps.
+            step: The step, from 1.
+            scores: All scores, flat, tensor after tensor; floats without NaN.
+            eligible: Booleans that mark the weights that may be kept, as an earlier cut of this plan returned them;
+                None for all.
+
+        Returns:
+            A flat array of booleans for the weights, of which `used` leaves exactly `plan.counts[step - 1]` units set;
+            of channels, the most that are not more.
+        """
+
+
+class Weights(Granularity):
+    """Every weight by itself."""
+
+    value = "weight"
+
+    def cut(self, plan: Plan, step: int, scores: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:
+        return plan.select(plan.counts[step - 1], scores, eligible)
+
+
+def split(flat: np.ndarray | None, weights: Sequence[PrunableWeight]) -> list[np.ndarray | None]:
+    """Returns views of a flat array, one of each weight's shape; of None as many None."""
+    if flat is None:
+        return [None] * len(weights)
+    ends = np.cumsum([weight.size for weight in weights])
+    return [part.reshape(weight.shape) for part, weight in zip(np.split(flat, ends[:-1]), weights)]

@@ -1,0 +1,142 @@
+"""Whole output channels, so that all that is pruned can be removed."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from force_tf.granularity.base import Granularity, Plan, split
+from force_tf.layers import is_graph
+from force_tf.shrink.coupling import Coupling, coupling_of
+
+if TYPE_CHECKING:
+    from force_tf.prunable import PrunableWeight
+
+
+class Channels(Granularity):
+    """Output channels, each kept or pruned as a whole by the sum of its scores.
+
+    Channels that are tied, as those of residual branches that are added together, are kept or pruned as one. What is
+    counted are the weights that `shrink` leaves: those that make a kept channel and read one. A cut keeps the best
+    channels, as many as leave no more weights than it is to keep, and at least one of each layer.
+
+    In the midst of a search only the weights that make a pruned channel are zero. Those that read it keep their values:
+    without them its scores would be zero, and it could never return.
+
+    Args:
+        coupling: The channels of the model; None as long as there is none.
+    """
+
+    value = "channel"
+
+    def __init__(self, coupling: Coupling | None = None):
+        self._coupling = coupling
+
+    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> Channels:
+        if not is_graph(model):
+            raise ValueError(
+                'Expected a Functional or Sequential model for granularity="channel", since its graph tells which '
+                f"channels go together. Received: {model.name!r} of class {type(model).__name__}"
+            )
+        return Channels(coupling_of(model, weights))
+
+    def fewest(self, weights: Sequence[PrunableWeight], floors: Sequence[int]) -> int:
+        return self._count(weights, self._floor(weights, floors, np.arange(1, self._coupling.widths.size)))
+
+    def cut(self, plan: Plan, step: int, scores: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:
+        candidates = np.arange(1, self._coupling.widths.size)
+        if eligible is not None:
+            candidates = candidates[self._staying(plan.weights, eligible)[candidates]]
+        order = candidates[np.argsort(-self._sums(plan.weights, scores)[candidates], kind="stable")]
+        if plan.scope == "layer":
+            order = self._alternating(order)
+        stays = self._floor(plan.weights, plan.floors, order)
+
+        def with_best(number: int) -> np.ndarray:
+            more = stays.copy()
+            more[order[:number]] = True
+            return more
+
+        def count(number: int) -> int:
+            return self._count(plan.weights, with_best(number))
+
+        fitting = bisect.bisect_right(range(order.size + 1), plan.counts[step - 1], key=count)
+        if not fitting:
+            raise ValueError(
+                f"Expected a `min_per_layer` that {plan.counts[step - 1]:,} kept weights can fill in whole channels; "
+                f"it needs {count(0):,}. Lower it or `sparsity`. Received: min_per_layer={max(plan.floors)}"
+            )
+        stays = with_best(fitting - 1)
+        return self._marks(plan.weights, [stays[first] for first, *_ in self._coupling.places])
+
+    def used(self, plan: Plan, keep: np.ndarray) -> np.ndarray:
+        stays = self._staying(plan.weights, keep)
+        return self._marks(plan.weights, [self._coupling.used(i, stays) for i in range(len(plan.weights))])
+
+    def _sums(self, weights: Sequence[PrunableWeight], scores: np.ndarray) -> np.ndarray:
+        """Returns the sum of the scores of each group, in float64, where equal ones tie."""
+        sums = np.zeros(self._coupling.widths.size)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part, (first, *_) in zip(split(scores, weights), self._coupling.places):
+                lengths = (1,) * (part.ndim - first.ndim) + first.shape
+                others = tuple(axis for axis, length in enumerate(lengths) if length == 1)
+                part = part.sum(axis=others, keepdims=True, dtype=np.float64)
+                sums += np.bincount(np.broadcast_to(first, part.shape).ravel(), part.ravel(), sums.size)
+        if np.isnan(sums[1:]).any():
+            raise ValueError("Expected scores that add up in every channel. Received: inf and -inf in one channel")
+        return sums
+
+    def _staying(self, weights: Sequence[PrunableWeight], keep: np.ndarray) -> np.ndarray:
+        """Returns for each group whether a cut kept it."""
+        stays = np.zeros(self._coupling.widths.size, bool)
+        stays[0] = True
+        for part, (first, *_) in zip(split(keep, weights), self._coupling.places):
+            stays[np.broadcast_to(first, part.shape)[part]] = True
+        return stays
+
+    def _alternating(self, order: np.ndarray) -> np.ndarray:
+        """Returns an order of which any beginning has about the same fraction of each width, and the best of it."""
+        widths = self._coupling.widths[order]
+        parts = np.empty(order.size)
+        for width in np.unique(widths):
+            own = np.flatnonzero(widths == width)
+            size = np.count_nonzero(self._coupling.widths[1:] == width)
+            parts[own] = (np.arange(own.size) + 0.5) / size
+        return order[np.argsort(parts, kind="stable")]
+
+    def _floor(self, weights: Sequence[PrunableWeight], floors: Sequence[int], order: np.ndarray) -> np.ndarray:
+        """Returns the groups that stay whatever they score: the first of an order that fill each weight's floor.
+
+        One of each width stays in any case: a layer without channels is none, so that `shrink` would leave it one.
+        """
+        stays = np.zeros(self._coupling.widths.size, bool)
+        stays[0] = True
+        stays[order[np.unique(self._coupling.widths[order], return_index=True)[1]]] = True
+        ranks = np.full(stays.size, stays.size)
+        ranks[order] = np.arange(order.size)
+        for index, (weight, floor) in enumerate(zip(weights, floors)):
+            places = [np.unique(place) for place in self._coupling.places[index]]
+            while self._count_of(index, weight, stays) < floor:
+                # Where the fewest stay another one adds most.
+                free = [place[~stays[place] & (ranks[place] < order.size)] for place in places]
+                fewest = sorted((np.count_nonzero(stays[place]), i) for i, place in enumerate(places) if free[i].size)
+                if not fewest:
+                    break
+                chosen = free[fewest[0][1]]
+                stays[chosen[np.argmin(ranks[chosen])]] = True
+        return stays
+
+    def _count(self, weights: Sequence[PrunableWeight], stays: np.ndarray) -> int:
+        return sum(self._count_of(index, weight, stays) for index, weight in enumerate(weights))
+
+    def _count_of(self, index: int, weight: PrunableWeight, stays: np.ndarray) -> int:
+        """Returns how many entries of a weight are of use."""
+        used = self._coupling.used(index, stays)
+        return np.count_nonzero(used) * (weight.size // used.size)
+
+    def _marks(self, weights: Sequence[PrunableWeight], marks: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns one flat array of what spreads to the shapes of the weights."""
+        return np.concatenate([np.broadcast_to(each, weight.shape).ravel() for weight, each in zip(weights, marks)])
