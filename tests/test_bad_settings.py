@@ -43,7 +43,7 @@ import force_tf
         ("scope", None, ValueError),
         ("min_per_layer", -1, ValueError),
         ("min_per_layer", 0.5, TypeError),
-        ("granularity", "channel", ValueError),
+        ("granularity", "channels", ValueError),
         ("granularity", "x:y", ValueError),
         ("granularity", "2:4:8", ValueError),
         ("granularity", "-2:4", ValueError),

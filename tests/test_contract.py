@@ -131,6 +131,33 @@ def test_blocks_and_patterns(either_keras, method):
     assert_unchanged(model, before)
 
 
+@pytest.mark.parametrize("method", PRESETS)
+def test_channels(either_keras, method):
+    model = network(either_keras)
+    before = everything(model)
+    pruner = force_tf.PruneAtInit(method, sparsity=0.5, steps=3, granularity="channel", seed=0)
+    pruned = pruner.prune(model, arrays(), batch_size=16, verbose=0)
+    masks = force_tf.get_masks(pruned)
+    # A channel has 18 weights of `conv1` and 2 of `shortcut`, which are added, and is read by 64 * 4 of the head.
+    assert [row["kept"] for row in pruner.history] == [276 * n for n in (4, 3, 3)]
+    stays = masks["shortcut/kernel"].all(axis=(0, 1, 2))
+    assert stays.sum() == 3
+    np.testing.assert_array_equal(masks["shortcut/kernel"], np.broadcast_to(stays, (1, 1, 2, 6)))
+    np.testing.assert_array_equal(masks["conv1/kernel"], np.broadcast_to(stays, (3, 3, 2, 6)))
+    head = np.broadcast_to(np.tile(stays, 64)[:, np.newaxis], (384, 4))
+    np.testing.assert_array_equal(masks["head/kernel"], head)
+    assert_unchanged(model, before)
+
+    small = force_tf.shrink(pruned)
+    assert {path: mask.shape for path, mask in force_tf.get_masks(small).items()} == {
+        "conv1/kernel": (3, 3, 2, 3),
+        "shortcut/kernel": (1, 1, 2, 3),
+        "head/kernel": (192, 4),
+    }
+    x = arrays()[0][:5]
+    np.testing.assert_allclose(small(x), pruned(x), rtol=1e-5, atol=1e-6)
+
+
 def test_force_revives_weights_and_iter_snip_does_not(either_keras):
     model, revived = network(either_keras), {}
     for method in ("force", "iter_snip"):

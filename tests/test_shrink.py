@@ -231,6 +231,25 @@ def test_constants_behind_padding_become_one_channel(either_keras):
     assert_same_function(model, small, rng.normal(size=(3, 5, 5, 1)))
 
 
+def fractions(x):
+    return x / tf.reduce_sum(tf.abs(x), axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("activation", ["softmax", fractions])
+def test_activations_that_look_at_all_units_keep_them(either_keras, activation):
+    layers = either_keras.layers
+    hidden, mixed = layers.Dense(5, "relu", name="hidden"), layers.Dense(4, activation, name="mixed")
+    model = either_keras.Sequential([either_keras.Input((3,)), hidden, mixed, layers.Dense(2, name="logits")])
+    rng = np.random.default_rng(0)
+    randomized(model, rng)
+    hidden.kernel.assign(np.asarray(hidden.kernel) * [1, 1, 0, 1, 0])
+    mixed.kernel.assign(np.asarray(mixed.kernel) * [1, 0, 0, 1])
+    model.layers[-1].kernel.assign(np.asarray(model.layers[-1].kernel) * [[1], [1], [0], [0]])
+    small = shrink(model)
+    assert [tuple(layer.kernel.shape) for layer in small.layers] == [(3, 3), (3, 4), (4, 2)]
+    assert_same_function(model, small, rng.normal(size=(4, 3)))
+
+
 def test_single_precision(either_keras):
     rng = np.random.default_rng(0)
     with dtype_policy("float32", either_keras):

@@ -8,7 +8,7 @@ from force_tf import prunable
 from force_tf.keras_models import is_layer
 from force_tf.layers import is_graph
 from force_tf.layers.wrappers import masks_of
-from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels
+from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels, is_elementwise
 from force_tf.shrink.rules.channelwise import (
     Concatenated,
     Elementwise,
@@ -75,18 +75,15 @@ def _fits(kind: type[Rule], layer: Any, shapes) -> bool:
     """Returns whether a rule holds for this layer as it is configured."""
     if getattr(layer, "data_format", None) == "channels_first":
         return False
-    if kind in (Affine, Grouped, Depthwise, Separable):
-        return _is_constant_function(layer.activation)
+    if kind is Affine:  # which minds what its activation mixes
+        return shapes[1][0][-1] == (layer.units if hasattr(layer, "units") else layer.filters)
+    if kind in (Grouped, Depthwise, Separable):
+        return is_elementwise(layer.activation)
     if kind is Normalized:
         axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
         return axis in (-1, len(shapes[0][0]) - 1)
     if kind is Elementwise and type(layer).__name__ == "Activation":
-        return _is_constant_function(layer.activation)
+        return is_elementwise(layer.activation)
     if kind is Flattened:
         return None not in shapes[1][0][1:] and len(shapes[0][0]) > 1
     return True
-
-
-def _is_constant_function(activation: Any) -> bool:
-    """Returns whether an activation looks at one number at a time."""
-    return getattr(activation, "__name__", "") not in ("softmax", "log_softmax", "glu", "sparsemax")

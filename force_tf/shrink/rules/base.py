@@ -19,6 +19,11 @@ from force_tf.layers import Change
 
 #: The label of what always stays.
 PINNED = 0
+_ELEMENTWISE = {
+    *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "exponential"),
+    *("sigmoid", "hard_sigmoid", "log_sigmoid", "sparse_sigmoid", "tanh", "hard_tanh", "hard_silu", "hard_swish"),
+    *("softplus", "softsign", "squareplus", "sparse_plus", "soft_shrink", "hard_shrink", "tanh_shrink", "threshold"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,3 +117,9 @@ def value_of(layer: Any, attribute: str) -> np.ndarray:
 def labels(count: int, after: np.ndarray | None = None) -> np.ndarray:
     """Returns a new label for each of some channels, other than `PINNED` and all labels of an array before."""
     return np.arange(count) + (PINNED if after is None else int(after.max(initial=PINNED))) + 1
+
+
+def is_elementwise(activation: Any) -> bool:
+    """Returns whether an activation is known to look at one number at a time."""
+    module = getattr(activation, "__module__", "").partition(".")[0]
+    return module in ("keras", "tf_keras", "tensorflow") and getattr(activation, "__name__", "") in _ELEMENTWISE

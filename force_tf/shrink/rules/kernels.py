@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf import prunable
-from force_tf.shrink.rules.base import Cut, Rule, channels, labels, value_of
+from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels, is_elementwise, labels, value_of
 
 
 class Table(Rule):
@@ -41,6 +41,8 @@ class Affine(Rule):
 
     A constant input goes into the bias. Where the borders of a padded convolution make that inexact, the inputs that
     are constant and not zero become one: the largest, with the weights of all in the proportions of their values.
+
+    An activation that may look at all outputs at once, such as softmax, keeps all of them.
     """
 
     known = True
@@ -50,6 +52,7 @@ class Affine(Rule):
         super().__init__(layer, masks, shapes)
         self.transposed = "Transpose" in type(layer).__name__
         self.units = "units" if hasattr(layer, "units") else "filters"
+        self.mixes = not is_elementwise(layer.activation)
 
     @functools.cached_property
     def reach(self) -> np.ndarray:
@@ -57,8 +60,8 @@ class Affine(Rule):
         return self._matrix(self.alive("kernel")).any(axis=0)
 
     def ties(self):
-        inputs = labels(channels(self.input_shapes[0]))
-        return [inputs], [labels(channels(self.output_shapes[0]), after=inputs)]
+        inputs, count = labels(channels(self.input_shapes[0])), channels(self.output_shapes[0])
+        return [inputs], [np.full(count, PINNED) if self.mixes else labels(count, after=inputs)]
 
     def places(self, attribute):
         (inputs,), (outputs,) = self.ties()
@@ -70,9 +73,11 @@ class Affine(Rule):
         constant = ~(self.reach[~known].any(axis=0) | self.reach[self._inexact(values)].any(axis=0))
         sums = self._folded(values) + self._bias()
         outputs = self.layer.activation(tf.constant(sums.reshape(1, -1)))
+        constant &= constant.all() | (not self.mixes)
         return [np.where(constant, np.asarray(outputs).ravel(), np.nan)]
 
     def keep(self, inputs, outputs, constants):
+        outputs[0] |= self.mixes
         needed = self.reach[:, outputs[0]].any(axis=1)
         inexact = needed & self._inexact(constants[0])
         inputs[0] |= needed & np.isnan(constants[0])
