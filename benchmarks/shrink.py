@@ -1,10 +1,11 @@
-"""Prints the table of docs/shrink.md: what removing dead channels saves, in `fit` and on the device.
+"""Prints the table of docs/shrink.md: what removing channels saves, in `fit` and on the device.
 
-    python benchmarks/shrink.py --data_dir=... --output=shrink.jsonl --networks=vgg19 --methods=force
+    python benchmarks/shrink.py --data_dir=... --work_dir=shrink --output=shrink.jsonl --networks=vgg19 --methods=force
 
-Masks are searched on real batches of CIFAR-10, the network is shrunk, and the dense and the shrunk network are measured
-in turns, in one process each for `fit`, and in processes of their own for LiteRT. What --output holds is not measured
-again, so that rows may be added one after another.
+Masks are searched on real batches of CIFAR-10, by FORCE and Iterative SNIP, and by the latter for whole channels. The
+network is shrunk, and the dense and the shrunk network are measured in turns: `fit` in this process, and LiteRT in
+processes of their own. What --work_dir and --output hold is not searched and not measured again, so that a run may be
+continued; --search_only leaves the measuring to a time when the machine is idle.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ import image_data
 import networks
 
 _NETWORKS = flags.DEFINE_list("networks", ["vgg19", "resnet50"], "Networks of examples/networks.py.")
-_METHODS = flags.DEFINE_list("methods", ["force", "iter_snip"], "Methods of PruneAtInit.")
-_SPARSITIES = flags.DEFINE_list("sparsities", ["0.95", "0.98", "0.99", "0.995", "0.999"], "Final sparsities.")
+_METHODS = flags.DEFINE_list("methods", ["force", "iter_snip", "channel"], "Methods; channel: iter_snip of channels.")
+_SPARSITIES = flags.DEFINE_list("sparsities", ["0.95", "0.98", "0.99", "0.995", "0.999"], "Sparsities of weights.")
+_CHANNEL_SPARSITIES = flags.DEFINE_list("channel_sparsities", ["0.5", "0.7", "0.9"], "Sparsities of whole channels.")
 _STEPS = flags.DEFINE_integer("steps", 60, "Steps of the search.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images in a batch of the search and of `fit`.", lower_bound=2)
+_SEARCH_BATCH_SIZE = flags.DEFINE_integer("search_batch_size", 128, "Images in a step of the search.", lower_bound=2)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images in a step of `fit`.", lower_bound=2)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed pairs of `fit` runs of three steps each.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 30, "Timed calls of each TFLite file.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps CIFAR-10.")
+_WORK_DIR = flags.DEFINE_string("work_dir", "shrink", "A folder for masks and for the files of dense networks.")
+_SEARCH_ONLY = flags.DEFINE_bool("search_only", False, "Whether to search masks and measure nothing.")
 _OUTPUT = flags.DEFINE_string("output", "shrink.jsonl", "A file with a line for each row of the table.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights and of the batches.")
 
@@ -57,48 +62,76 @@ def main(argv: list[str]) -> None:
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     done = {(row["network"], row["method"], row["sparsity"]) for row in rows}
     data = image_data.load("cifar10", _DATA_DIR.value)
-    for network in _NETWORKS.value:
-        for method in _METHODS.value:
-            for sparsity in map(float, _SPARSITIES.value):
-                if (network, method, sparsity) not in done:
-                    print(f"{network}, {method}, {sparsity:.1%}", file=sys.stderr)
-                    rows.append(
-                        {"network": network, "method": method, "sparsity": sparsity}
-                        | measure(network, method, sparsity, data)
-                    )
-                    with output.open("a") as file:
-                        file.write(json.dumps(rows[-1]) + "\n")
-                    keras.backend.clear_session()
-                    gc.collect()
+    for case in cases():
+        if case in done:
+            continue
+        print("{}, {}, {:.1%}".format(*case), file=sys.stderr)
+        model = dense_network(case[0], data)
+        masks = find_masks(model, *case, data)
+        if not _SEARCH_ONLY.value:
+            rows.append(dict(zip(("network", "method", "sparsity"), case)) | measure(model, masks, data))
+            with output.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+        keras.backend.clear_session()
+        gc.collect()
     packages = ("tensorflow", "keras", "ai-edge-litert")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}")
-    print(f"{_STEPS.value} steps of {_BATCH_SIZE.value} images; seed {_SEED.value}; ratios of dense to shrunk\n")
+    print(f"{_STEPS.value} steps of {_SEARCH_BATCH_SIZE.value} images; seed {_SEED.value}; ratios of dense to shrunk\n")
     print("\n".join(f"| {' | '.join(line)} |" for line in (_HEAD, ["---"] * len(_HEAD), *map(cells, rows))))
 
 
-def measure(network: str, method: str, sparsity: float, data: image_data.ImageData) -> dict[str, Any]:
-    """Returns a row of the table."""
+def cases() -> list[tuple[str, str, float]]:
+    """Returns the rows of the table to measure: network, method and sparsity."""
+    sparsities = dict.fromkeys(_METHODS.value, _SPARSITIES.value) | {"channel": _CHANNEL_SPARSITIES.value}
+    return [
+        (network, method, float(sparsity))
+        for network in _NETWORKS.value
+        for method in _METHODS.value
+        for sparsity in sparsities[method]
+    ]
+
+
+def dense_network(network: str, data: image_data.ImageData) -> keras.Model:
     model = networks.build(network, data.input_shape, data.classes, seed=_SEED.value)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, jit_compile=False)
-    batches = data.train_batches(_BATCH_SIZE.value, _SEED.value)
-    pruner = force_tf.PruneAtInit(method, sparsity, steps=_STEPS.value, seed=_SEED.value)
+    return model
+
+
+def find_masks(
+    model: keras.Model, network: str, method: str, sparsity: float, data: image_data.ImageData
+) -> force_tf.Masks:
+    """Returns the masks of a case, from a file if there is one."""
+    path = pathlib.Path(_WORK_DIR.value) / f"{network}-{method}-{sparsity}.masks"
+    if path.exists():
+        return force_tf.Masks.load(path)
+    name, granularity = ("iter_snip", "channel") if method == "channel" else (method, "weight")
+    pruner = force_tf.PruneAtInit(name, sparsity, steps=_STEPS.value, granularity=granularity, seed=_SEED.value)
+    batches = data.train_batches(_SEARCH_BATCH_SIZE.value, _SEED.value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", force_tf.LayerCollapseWarning)  # the row says it
-        pruned = pruner.prune(model, batches, verbose=2)
+        masks = pruner.find_masks(model, batches, verbose=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    masks.save(path)
+    return masks
+
+
+def measure(model: keras.Model, masks: force_tf.Masks, data: image_data.ImageData) -> dict[str, Any]:
+    """Returns what a row of the table says of a network and its shrunk form."""
+    pruned = force_tf.apply_masks(model, masks)
     try:
         small = force_tf.shrink(pruned)
     except force_tf.CollapsedError as error:
         return {"refusal": str(error)}
     images = np.asarray(data.normalize(data.test_images[:_CALIBRATION_IMAGES]))
     expected, received = (np.asarray(each.predict(images, verbose=0)) for each in (pruned, small))
-    kept, total = force_tf.get_masks(small).kept, force_tf.get_masks(pruned).total
+    plain = force_tf.strip_pruning(small)
     return {
-        "effective_sparsity": 1 - kept / total,
-        "parameters": [parameters(model), parameters(force_tf.strip_pruning(small))],
-        "flops": [2 * force_tf.count_flops(each) for each in (model, force_tf.strip_pruning(small))],
-        "fit": fit_times(model, small, batches).tolist(),
+        "effective_sparsity": 1 - force_tf.get_masks(small).kept / masks.total,
+        "parameters": [parameters(model), parameters(plain)],
+        "flops": [2 * force_tf.count_flops(each) for each in (model, plain)],
+        "fit": fit_times(model, small, data.train_batches(_BATCH_SIZE.value, _SEED.value)).tolist(),
         "float32": files(model, small, None, images),
         "int8": files(model, small, "int8", images),
         "difference": float(np.abs(received - expected).max() / np.abs(expected).max()),
@@ -127,14 +160,16 @@ def fit_times(dense: keras.Model, small: keras.Model, batches: tf.data.Dataset) 
 
 def files(dense: keras.Model, small: keras.Model, quantize: str | None, images: np.ndarray) -> dict[str, Any]:
     """Returns the sizes of both networks' TFLite files in bytes, and their median latencies in milliseconds."""
-    sizes, latencies = [], []
+    options = {"quantize": quantize, "representative_data": images, "verify_data": images[:8], "verbose": False}
+    kept = pathlib.Path(_WORK_DIR.value) / f"{dense.name}-{quantize}.tflite"
+    if not kept.exists():
+        force_tf.export_tflite(dense, kept, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.tflite")
-        for model in (dense, small):
-            options = {"quantize": quantize, "representative_data": images, "verify_data": images[:8]}
-            sizes.append(force_tf.export_tflite(model, path, **options, verbose=False).bytes)
-            latency = force_tf.benchmark_tflite(path, threads=1, runs=_RUNS.value)
-            latencies.append([latency.lower_quartile, latency.median, latency.upper_quartile])
+        force_tf.export_tflite(small, path, **options)
+        found = [force_tf.benchmark_tflite(file, threads=1, runs=_RUNS.value) for file in (kept, path)]
+        sizes = [os.path.getsize(file) for file in (kept, path)]
+    latencies = [[each.lower_quartile, each.median, each.upper_quartile] for each in found]
     return {"bytes": sizes, "latency": latencies}
 
 
