@@ -1,11 +1,12 @@
 """Prints the tables of docs/edge.md: TFLite files of six networks at four sparsities, in every quantization.
 
-    python benchmarks/edge.py --output=edge.jsonl --networks=mobilenet_v2,lstm
+    python benchmarks/edge.py --output=bytes.jsonl --nolatency
+    python benchmarks/edge.py --output=latency.jsonl --method=snip --scope=layer --noall_weights
 
-For each: bytes, bytes after gzip, the latency of LiteRT with and without its default delegate, and how far the outputs
-are from those of the Keras model. The weights are random, and SNIP prunes the same fraction of every layer, on random
-data: bytes and latency do not depend on what a network has learned. Batch normalization gets the statistics of that
-data, without which the activations of an untrained network vanish. What --output holds is not measured again.
+For each: bytes, bytes after gzip, how far the outputs are from those of the Keras model, and the latency of LiteRT with
+and without its default delegate, which wants an idle machine. The weights are random, and so is the data on which they
+are pruned: bytes and latency do not depend on what a network has learned. Batch normalization gets the statistics of
+that data, without which the activations of an untrained network vanish. What --output holds is not measured again.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 _NETWORKS = flags.DEFINE_list("networks", list(NETWORKS), f"Networks to measure, of {', '.join(NETWORKS)}.")
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0", "0.9", "0.95", "0.99"], "Fractions of the weights to remove.")
 _OUTPUT = flags.DEFINE_string("output", "edge.jsonl", "A file with a line for each network, sparsity and variant.")
+_METHOD = flags.DEFINE_string("method", "force", "Method of PruneAtInit.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps of the search, if its method has several.", lower_bound=1)
+_SCOPE = flags.DEFINE_enum("scope", "global", ["global", "layer"], "What weights are compared with.")
+_ALL_WEIGHTS = flags.DEFINE_bool("all_weights", True, "Whether to prune depthwise kernels and embeddings too.")
+_LATENCY = flags.DEFINE_bool("latency", True, "Whether to measure latencies.")
 _RUNS = flags.DEFINE_integer("runs", 20, "Timed calls of each file, in each mode.", lower_bound=1)
 
 
@@ -115,7 +121,14 @@ def measure(name: str, sparsity: float) -> list[dict[str, Any]]:
     inputs, targets = random_batch(model)
     if sparsity:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        pruner = force_tf.PruneAtInit(method="snip", sparsity=sparsity, scope="layer", seed=0)
+        pruner = force_tf.PruneAtInit(
+            _METHOD.value,
+            sparsity,
+            steps=_STEPS.value if _METHOD.value in ("force", "iter_snip", "iter_grasp", "synflow") else None,
+            scope=_SCOPE.value,
+            layers=(lambda layer: True) if _ALL_WEIGHTS.value else None,
+            seed=0,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", force_tf.LayerCollapseWarning)  # what a file takes does not depend on it
             model = pruner.prune(model, [(inputs, targets)], loss, verbose=0)
@@ -153,9 +166,9 @@ def export(model: keras.Model, quantize: str | None, inputs: np.ndarray, path: s
         )
     except ValueError as error:
         return {"refusal": str(error)}
-    latency = force_tf.benchmark_tflite(path, runs=_RUNS.value)
+    latency = force_tf.benchmark_tflite(path, runs=_RUNS.value) if _LATENCY.value else None
     weights = [tensor for tensor in report.tensors if len(tensor.shape) > 1]
-    modes = {"default": latency.default, "without": latency.without_delegate}
+    modes = {"default": latency.default, "without": latency.without_delegate} if latency else {}
     return {
         "bytes": report.bytes,
         "gzip_bytes": report.gzip_bytes,
@@ -184,8 +197,9 @@ def random_batch(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Returns the rows of a network as a table in Markdown."""
-    head = ["Sparsity", "File", "Bytes", "Dense / bytes", "gzip", "Dense / gzip", "Sparse tensors"]
-    head += ["Latency, ms", "Without delegate, ms", "Peak memory, MB", "Difference"]
+    head = ["Sparsity", "File", "Bytes", "Dense / bytes", "gzip", "Dense / gzip", "Sparse tensors", "Difference"]
+    if _LATENCY.value:
+        head += ["Latency, ms", "Without delegate, ms", "Peak memory, MB"]
     lines = [head, ["---"] * len(head)]
     for row in sorted(rows, key=lambda row: row["sparsity"]):
         start = [f"{row['sparsity']:.0%}", row["variant"]]
@@ -194,18 +208,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    mode = row["default"]
-    return [
+    found = [
         f"{row['bytes']:,}",
         f"{row['dense_bytes'] / row['bytes']:.1f}",
         f"{row['gzip_bytes']:,}",
-        f"{row['dense_bytes'] / row['gzip_bytes']:.1f}",
+        f"{row['dense_gzip_bytes'] / row['gzip_bytes']:.1f}",
         f"{row['sparse_tensors']} of {row['tensors']}",
-        *(spread(row[mode]) for mode in ("default", "without")),
-        "–" if mode is None or mode["peak_memory"] is None else f"{mode['peak_memory'] / 1e6:.1f}",
         # Relative to the outputs, which random weights may make large or small.
         f"{row['difference'] / row['largest']:.0e}" if row["largest"] else "–",
     ]
+    if not _LATENCY.value:
+        return found
+    mode = row["default"]
+    memory = "–" if mode is None or mode["peak_memory"] is None else f"{mode['peak_memory'] / 1e6:.1f}"
+    return [*found, *(spread(row[mode]) for mode in ("default", "without")), memory]
 
 
 def spread(mode: dict[str, Any] | None) -> str:

@@ -3,7 +3,8 @@ r"""Prunes a network at initialization, shrinks it, trains what is left, and com
     python examples/shrink_and_train.py --dataset=cifar10 --network=vgg19 --sparsity=0.995 --epochs=160
 
 FORCE leaves whole channels without any live path at such sparsities. `force_tf.shrink` removes them, so that training
-and the device pay only for the rest. A quick start that needs no download:
+and the device pay only for the rest. With --granularity=channel whole channels are pruned, and all of the sparsity is
+removed. A quick start that needs no download:
 
     python examples/shrink_and_train.py --dataset=digits --network=small_convnet --sparsity=0.97 --epochs=20
 
@@ -35,6 +36,7 @@ _DATASET = flags.DEFINE_enum("dataset", "digits", image_data.NAMES, "The images 
 _NETWORK = flags.DEFINE_enum("network", "small_convnet", networks.NAMES, "The network to prune.")
 _METHOD = flags.DEFINE_enum("method", "force", ("force", "iter_snip", "snip", "synflow"), "How to find the masks.")
 _SPARSITY = flags.DEFINE_float("sparsity", 0.97, "The fraction of the prunable weights to remove, in [0, 1).")
+_GRANULARITY = flags.DEFINE_enum("granularity", "weight", ("weight", "channel"), "What is pruned as one.")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of the search. Default: the method's own.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "How often every training image is seen.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images in a batch.", lower_bound=2)
@@ -82,7 +84,9 @@ def run() -> None:
 
 
 def _prune(dense: keras.Model, data: image_data.ImageData) -> keras.Model:
-    pruner = force_tf.PruneAtInit(_METHOD.value, _SPARSITY.value, steps=_STEPS.value, seed=_SEED.value)
+    pruner = force_tf.PruneAtInit(
+        _METHOD.value, _SPARSITY.value, steps=_STEPS.value, granularity=_GRANULARITY.value, seed=_SEED.value
+    )
     batches = data.train_batches(_BATCH_SIZE.value, _SEED.value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", force_tf.LayerCollapseWarning)  # `shrink` refuses such a network
