@@ -25,12 +25,28 @@ class Call:
         inputs: The numbers of its input tensors.
         outputs: The numbers of its output tensors.
         names: For each input, the argument of the layer's `call` that it is, or is part of; "" if it has no name.
+        tensors: The symbolic input tensors themselves.
+        arguments: The positional and the keyword arguments, with these tensors among them.
     """
 
     layer: Any
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     names: tuple[str, ...]
+    tensors: tuple[Any, ...] = dataclasses.field(repr=False, compare=False)
+    arguments: tuple[tuple, dict[str, Any]] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def other_arguments(self) -> list[Any]:
+        """What the layer is given besides its input tensors, structures taken apart."""
+        taken = {id(tensor) for tensor in self.tensors}
+        return [value for value in keras.tree.flatten(self.arguments) if id(value) not in taken]
+
+    def evaluate(self, inputs: Sequence[tf.Tensor]) -> Any:
+        """Returns what the layer makes of other tensors, with all other arguments as they are."""
+        given = {id(old): new for old, new in zip(self.tensors, inputs)}
+        args, kwargs = keras.tree.map_structure(lambda value: given.get(id(value), value), self.arguments)
+        return self.layer(*args, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +95,7 @@ def graph_of(model: Any, input_shapes: Sequence[Shape] | None = None) -> Graph:
         for node in model._nodes_by_depth[depth]:
             layer, taken, arguments, returned = _parts(node)
             names = _names(layer, arguments, {id(tensor) for tensor in taken})
-            call = Call(layer, tuple(map(number, taken)), tuple(map(number, returned)), names)
+            call = Call(layer, tuple(map(number, taken)), tuple(map(number, returned)), names, tuple(taken), arguments)
             calls.append(call)
             if input_shapes is not None and not node.is_input:
                 found = _inferred(node, taken, [shapes[i] for i in call.inputs])

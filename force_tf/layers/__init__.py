@@ -2,7 +2,7 @@
 
 from force_tf.layers.apply import apply_masks, get_masks, is_pruned, strip_pruning, without_masks
 from force_tf.layers.keras3 import MaskedLayer
-from force_tf.layers.rebuild import Change, check_is_graph, is_graph, rebuild
+from force_tf.layers.rebuild import Change, check_is_graph, is_graph, rebuild, variable_at
 from force_tf.layers.wrappers import wrapper_class
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "is_pruned",
     "rebuild",
     "strip_pruning",
+    "variable_at",
     "without_masks",
     "wrapper_class",
 ]

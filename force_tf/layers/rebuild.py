@@ -31,7 +31,8 @@ class Change:
 
     Attributes:
         config: Entries of its configuration, in place of those of the layer.
-        values: Values of its weights, by the names of their attributes. If there are any, it has no other weights.
+        values: Values of its weights, by their paths relative to the layer, such as "kernel" or "lstm_cell/kernel". Its
+            other variables are copied.
     """
 
     config: Mapping[str, Any]
@@ -90,6 +91,18 @@ def rebuild(
         if precision is None:
             copy_compile_configuration(model, rebuilt, variables)
     return rebuilt
+
+
+def variable_at(layer: Any, path: str) -> Any | None:
+    """Returns the variable of a weight of a layer, or of a layer inside it, or None if there is none.
+
+    Args:
+        layer: A built layer of either Keras, without a wrapper that masks it.
+        path: The weight's path relative to the layer, such as "kernel" or "lstm_cell/kernel".
+    """
+    owner, _, attribute = path.rpartition("/")
+    owners = {inner: chain[-1] for inner, chain in prunable.walk_layers(layer)} if owner else {"": layer}
+    return prunable.weight_variable(owners[owner], attribute)
 
 
 def is_graph(layer: Any) -> bool:
@@ -214,16 +227,16 @@ def _set_policy(model, policy) -> None:
 
 
 def _copy_variables(source, copy, change: Change | None) -> list[tuple[Any, Any]]:
-    if change is not None and change.values:
-        return _assign_values(source, copy, change.values)
-    pairs = list(zip(source.variables, copy.variables))
-    shapes = [[tuple(variable.shape) for variable in layer.variables] for layer in (source, copy)]
+    changed = _assign_values(source, copy, {} if change is None else change.values)
+    assigned = {id(variable) for pair in changed for variable in pair}
+    rest = [[each for each in layer.variables if id(each) not in assigned] for layer in (source, copy)]
+    shapes = [[tuple(variable.shape) for variable in variables] for variables in rest]
     if shapes[0] != shapes[1]:
         raise NotCopyableError(
             "Expected layers whose copies, made from their configuration, have the same weights. Received: "
             f"{source.name!r} of class {type(source).__name__} with {shapes[0]}, whose copy has {shapes[1]}"
         )
-    for old, new in pairs:
+    for old, new in zip(*rest):
         if isinstance(new, tf.Variable):
             new.assign(tf.cast(old, new.dtype))
         else:
@@ -233,18 +246,18 @@ def _copy_variables(source, copy, change: Change | None) -> list[tuple[Any, Any]
             new._name, new._path = old.name, new.path.removesuffix(new.name) + old.name
     if hasattr(copy, "finalize_state"):  # adapted preprocessing layers compute with what they derive from their weights
         copy.finalize_state()
-    return pairs
+    return [pair for pair in (*changed, *zip(*rest)) if pair[0] is not None]
 
 
-def _assign_values(source, copy, values: Mapping[str, np.ndarray]) -> list[tuple[Any, Any]]:
+def _assign_values(source, copy, values: Mapping[str, np.ndarray]) -> list[tuple[Any | None, Any]]:
+    """Assigns values, and returns the variables of both layers; None for what the source does not have."""
     pairs = []
-    for name, value in values.items():
-        old, new = (prunable.weight_variable(layer, name) for layer in (source, copy))
+    for path, value in values.items():
+        old, new = (variable_at(layer, path) for layer in (source, copy))
         new.assign(value)
-        if old is not None:
-            pairs.append((old, new))
-            if not isinstance(new, tf.Variable):
-                new.trainable = old.trainable
+        if old is not None and not isinstance(new, tf.Variable):
+            new.trainable = old.trainable
+        pairs.append((old, new))
     return pairs
 
 

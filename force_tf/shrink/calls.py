@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from force_tf.graph import Graph, graph_of
+from force_tf.graph import Call, Graph, graph_of
 from force_tf.layers import is_graph
 from force_tf.shrink.rules import Rule, rule_for
 
@@ -45,16 +45,16 @@ def layer_calls(graph: Graph, masked: bool, fixed: Collection[int] = ()) -> list
         masked: Whether zeros are those of masks alone, because other weights are going to be trained.
         fixed: The ids of layers to treat as if nothing were known of them.
     """
-    found: dict[int, LayerCalls] = {}
+    by_layer: dict[int, list[Call]] = {}
     for call in graph.calls:
-        key = id(call.layer)
-        if key not in found:
-            shapes = tuple([graph.shapes[i] for i in numbers] for numbers in (call.inputs, call.outputs))
-            kind = Rule(call.layer, None, shapes) if key in fixed else rule_for(call.layer, masked, shapes)
-            found[key] = LayerCalls(call.layer, kind)
-        found[key].inputs.append(call.inputs)
-        found[key].outputs.append(call.outputs)
-    return list(found.values())
+        by_layer.setdefault(id(call.layer), []).append(call)
+    found = []
+    for key, calls in by_layer.items():
+        layer = calls[0].layer
+        shapes = tuple([graph.shapes[i] for i in numbers] for numbers in (calls[0].inputs, calls[0].outputs))
+        rule = Rule(layer, None, shapes) if key in fixed else rule_for(layer, masked, shapes, calls)
+        found.append(LayerCalls(layer, rule, [call.inputs for call in calls], [call.outputs for call in calls]))
+    return found
 
 
 def graphs_of(model: Any) -> tuple[dict[int, Graph], set[int]]:

@@ -69,7 +69,8 @@ def _cut_masks(model: Any, cuts: dict[int, Cut]) -> Masks:
     masks = get_masks(model)
     found = dict(masks)
     for weight in prunable.all_prunable_weights(model):
-        cut = cuts.get(id(weight.layers[-1]))
-        if weight.path in found and cut is not None and weight.attribute in cut.masks:
-            found[weight.path] = cut.masks[weight.attribute]
+        for layer, layer_path in zip(weight.layers, weight.layer_paths):
+            relative = weight.path.removeprefix(f"{layer_path}/")
+            if weight.path in found and id(layer) in cuts and relative in cuts[id(layer)].masks:
+                found[weight.path] = cuts[id(layer)].masks[relative]
     return Masks(found, left_out=masks.left_out, metadata=masks.metadata)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from force_tf import prunable
+from force_tf.graph import Call
 from force_tf.keras_models import is_layer
 from force_tf.layers import is_graph
 from force_tf.layers.wrappers import masks_of
+from force_tf.shrink.rules.attention import Attention
 from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels, is_elementwise
 from force_tf.shrink.rules.channelwise import (
     Concatenated,
@@ -21,6 +26,9 @@ from force_tf.shrink.rules.channelwise import (
     Reshaped,
 )
 from force_tf.shrink.rules.kernels import Affine, Depthwise, Grouped, Separable, Table
+from force_tf.shrink.rules.normalizations import GroupNormalized, LayerNormalized, Positional
+from force_tf.shrink.rules.operations import operation_rule
+from force_tf.shrink.rules.recurrent import Recurrent
 
 __all__ = ["PINNED", "Cut", "Rule", "channels", "rule_for"]
 
@@ -36,7 +44,12 @@ _RULES: dict[str, type[Rule]] = {
     **{f"{kind}{n}D": Passing for kind in (*_POOLINGS, "UpSampling", "Cropping") for n in "123"},
     **{f"ZeroPadding{n}D": Padding for n in "123"},
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), Merge),
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), Recurrent),
+    "MultiHeadAttention": Attention,
     "BatchNormalization": Normalized,
+    "GroupNormalization": GroupNormalized,
+    "LayerNormalization": LayerNormalized,
+    "Rescaling": Elementwise,
     "PReLU": ParametricRelu,
     "Embedding": Table,
     "Flatten": Flattened,
@@ -44,24 +57,30 @@ _RULES: dict[str, type[Rule]] = {
 }
 
 
-def rule_for(layer: Any, masked: bool, shapes: tuple) -> Rule:
+def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[Call]) -> Rule:
     """Returns the rule of a layer.
 
     Args:
         layer: A layer, a wrapper of one, or an operation of Keras's.
         masked: Whether zeros are those of masks alone, because other weights are going to be trained.
         shapes: The shapes of the inputs and of the outputs of its first call.
+        calls: All its calls in the graph.
     """
     inner = prunable.unwrapped(layer)
+    operation = operation_rule(inner, shapes, calls)
+    if operation is not None:
+        return operation
     masks = masks_of(layer) if inner is not layer else {}
     kind = _RULES.get(type(inner).__name__, Rule)
     if kind is Affine and getattr(inner, "groups", 1) != 1:
         kind = Grouped
+    name = type(inner).__name__
+    if not is_layer(inner) and name != "Concatenate":
+        return Rule(inner, None, shapes)
     if is_graph(inner) or not _fits(kind, inner, shapes):
         kind = Rule
-    name = type(inner).__name__
-    if kind is Merge and not is_layer(inner) and len(shapes[0]) != 2:
-        kind = Rule  # an operation with a number
+    if name == "LayerNormalization" and Positional.fits(inner, shapes):
+        kind = Positional
     if name == "Concatenate" and inner.axis in (-1, len(shapes[0][0]) - 1):
         kind = Concatenated
     if name == "Reshape" and len(shapes[1][0]) > 1 and shapes[1][0][-1] == shapes[0][0][-1] is not None:
@@ -84,6 +103,8 @@ def _fits(kind: type[Rule], layer: Any, shapes) -> bool:
         return axis in (-1, len(shapes[0][0]) - 1)
     if kind is Elementwise and type(layer).__name__ == "Activation":
         return is_elementwise(layer.activation)
+    if type(layer).__name__ == "Rescaling":
+        return np.ndim(layer.scale) == np.ndim(layer.offset) == 0
     if kind is Flattened:
         return None not in shapes[1][0][1:] and len(shapes[0][0]) > 1
-    return True
+    return kind.fits(layer, shapes)

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf import prunable
-from force_tf.layers import Change
+from force_tf.layers import Change, variable_at
 
 #: The label of what always stays.
 PINNED = 0
@@ -31,7 +30,7 @@ class Cut(Change):
     """A layer's smaller form.
 
     Attributes:
-        masks: New masks of its masked weights, by the names of their attributes.
+        masks: New masks of its masked weights, by their paths relative to the layer.
     """
 
     masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -42,7 +41,7 @@ class Rule:
 
     Args:
         layer: The layer, without its wrapper.
-        masks: The masks of its weights, by attribute; None for a model that is not wrapped.
+        masks: The masks of its weights, by their paths relative to the layer; None for a model that is not wrapped.
         shapes: The shapes of the inputs and of the outputs of its first call.
     """
 
@@ -50,12 +49,17 @@ class Rule:
     known = False
     #: Whether the layer has channels inside that may go while those of its inputs and outputs stay.
     has_inner_channels = False
-    #: The prunable weights through which the layer reads its channels: what they do not read may go.
+    #: The prunable weights through which the layer reads its channels, by their paths: what they do not read may go.
     readers: tuple[str, ...] = ()
 
     def __init__(self, layer: Any, masks: dict[str, np.ndarray] | None, shapes: tuple[Sequence, Sequence]):
         self.layer, self.masks = layer, masks
         self.input_shapes, self.output_shapes = self._shapes = shapes
+
+    @classmethod
+    def fits(cls, layer: Any, shapes: tuple[Sequence, Sequence]) -> bool:
+        """Returns whether the rule holds for a layer of its kind as that is configured and called."""
+        return True
 
     def constants(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the constants of each output, given those of each input."""
@@ -68,7 +72,7 @@ class Rule:
         """
         return tuple([np.full(channels(shape), PINNED) for shape in shapes] for shapes in self._shapes)
 
-    def places(self, attribute: str) -> tuple[np.ndarray, ...]:
+    def places(self, path: str) -> tuple[np.ndarray, ...]:
         """Returns the labels of what each entry of a prunable weight belongs to, as arrays that spread to its shape.
 
         The first is that of the output channel, by which a weight counts; there may be others, such as that of the
@@ -96,12 +100,12 @@ class Rule:
     def _ties(self):
         return self.ties()
 
-    def alive(self, attribute: str) -> np.ndarray:
-        """Returns which weights may be other than zero, now or after training."""
-        values = value_of(self.layer, attribute)
+    def alive(self, path: str) -> np.ndarray:
+        """Returns which entries of a weight may be other than zero, now or after training."""
+        values = value_of(self.layer, path)
         if self.masks is None:
             return values != 0
-        return self.masks.get(attribute, np.ones(values.shape, bool))
+        return self.masks.get(path, np.ones(values.shape, bool))
 
 
 def channels(shape: Sequence[int | None]) -> int:
@@ -109,9 +113,14 @@ def channels(shape: Sequence[int | None]) -> int:
     return shape[-1] if len(shape) > 1 and shape[-1] else 1
 
 
-def value_of(layer: Any, attribute: str) -> np.ndarray:
-    """Returns the value of a layer's weight in float64."""
-    return np.asarray(prunable.weight_variable(layer, attribute), "float64")
+def value_of(layer: Any, path: str) -> np.ndarray:
+    """Returns the value of a weight in float64, given its path relative to the layer."""
+    return np.asarray(variable_at(layer, path), "float64")
+
+
+def is_elementwise(activation: Any) -> bool:
+    """Returns whether an activation looks at one number at a time."""
+    return getattr(activation, "__name__", "") not in ("softmax", "log_softmax", "glu", "sparsemax")
 
 
 def labels(count: int, after: np.ndarray | None = None) -> np.ndarray:

@@ -117,11 +117,16 @@ class Flattened(Passing):
 class Merge(Elementwise):
     """Sums, products and the like of tensors; one with a single channel is spread over all."""
 
+    @property
+    def is_product(self) -> bool:
+        """Whether a zero makes the output zero whatever the other inputs are."""
+        return type(self.layer).__name__ == "Multiply"
+
     def constants(self, inputs):
         width = channels(self.output_shapes[0])
         spread = [np.broadcast_to(values, width) for values in inputs]
         outputs = super().constants(spread)
-        if type(self.layer).__name__ == "Multiply":
+        if self.is_product:
             outputs[0][np.logical_or.reduce([values == 0 for values in spread])] = 0.0
         return outputs
 

@@ -26,7 +26,7 @@ class Table(Rule):
         (rows,) = super().ties()[0]
         return [rows], [labels(channels(self.output_shapes[0]))]
 
-    def places(self, attribute):
+    def places(self, path):
         return tuple(self.ties()[1])
 
     def cut(self, inputs, outputs, constants):
@@ -63,7 +63,7 @@ class Affine(Rule):
         inputs, count = labels(channels(self.input_shapes[0])), channels(self.output_shapes[0])
         return [inputs], [np.full(count, PINNED) if self.mixes else labels(count, after=inputs)]
 
-    def places(self, attribute):
+    def places(self, path):
         (inputs,), (outputs,) = self.ties()
         return (outputs[:, np.newaxis], inputs) if self.transposed else (outputs, inputs[:, np.newaxis])
 
@@ -160,7 +160,7 @@ class Grouped(Rule):
         sizes = (channels(shapes[0]) for shapes in (self.input_shapes, self.output_shapes))
         return tuple([np.repeat(groups, size // groups.size)] for size in sizes)
 
-    def places(self, attribute):
+    def places(self, path):
         return tuple(self.ties()[1])
 
     def cut(self, inputs, outputs, constants):
@@ -199,7 +199,7 @@ class Depthwise(Rule):
         own = labels(channels(self.input_shapes[0]))
         return [own], [np.repeat(own, self.multiplier)]
 
-    def places(self, attribute):
+    def places(self, path):
         return (self.ties()[0][0][:, np.newaxis],)
 
     def cut(self, inputs, outputs, constants):
@@ -234,9 +234,9 @@ class Separable(Rule):
         inputs = labels(channels(self.input_shapes[0]))
         return [inputs], [labels(channels(self.output_shapes[0]), after=inputs)]
 
-    def places(self, attribute):
+    def places(self, path):
         (inputs,), (outputs,) = self.ties()
-        if attribute == "depthwise_kernel":
+        if path == "depthwise_kernel":
             return (inputs[:, np.newaxis],)
         return outputs, np.repeat(inputs, self.multiplier)[:, np.newaxis]
 
@@ -254,8 +254,8 @@ class Separable(Rule):
         (rows,), (columns,) = inputs, outputs
         inner = np.repeat(rows, self.multiplier)
 
-        def cut(attribute, value):
-            return value[..., rows, :] if attribute == "depthwise_kernel" else value[..., inner, :][..., columns]
+        def cut(path, value):
+            return value[..., rows, :] if path == "depthwise_kernel" else value[..., inner, :][..., columns]
 
         values = {name: cut(name, value_of(self.layer, name)) for name in ("depthwise_kernel", "pointwise_kernel")}
         if self.layer.use_bias:
