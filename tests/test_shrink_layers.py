@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shrinking import SETTINGS, assert_same_function, inputs_for, outputs_of, random_masks, randomized
+from shrinking import SETTINGS, TOLERANCE, assert_same_function, inputs_for, outputs_of, random_masks, randomized
 from training_forms import dtype_policy
 
 import force_tf
@@ -113,7 +113,8 @@ def test_plain_models_compute_the_same(either_keras, network, seed, sparsity, de
     try:
         small = shrink(model)
     except CollapsedError:
-        assert any((output == output[:1]).all() for output in outputs_of(model, x))
+        (outputs,) = outputs_of(model, x)
+        np.testing.assert_allclose(outputs, np.broadcast_to(outputs[:1], outputs.shape), rtol=TOLERANCE)
         return
     assert_same_function(model, small, x)
     assert small.count_params() <= model.count_params() + 50  # biases may be new
@@ -155,12 +156,13 @@ def test_pruned_channels_are_those_that_go(either_keras, network):
 def test_shrunk_models_train_and_are_files(either_keras, network, tmp_path):
     rng = np.random.default_rng(3)
     model = random_model(network, either_keras, rng)
-    model.compile("adam", "mse", jit_compile=False)
+    if network is attention:
+        model.compile("adam", "mse", jit_compile=False)
     pruned = force_tf.apply_masks(model, masks_for(model, rng, 0.2, 0.3))
     small = shrink(pruned)
     assert small.count_params() < pruned.count_params()
     x = inputs_for(model, rng)
-    if network is not recurrent:  # whose loops take long to trace
+    if network is attention:  # the others take long to trace
         small.fit(x, np.zeros((4, 2)), verbose=0)
     small.save(tmp_path / "small.keras")
     assert_same_function(small, either_keras.models.load_model(tmp_path / "small.keras"), x)
