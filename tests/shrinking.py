@@ -34,6 +34,31 @@ def random_masks(model, rng, sparsity, dead, axes=(-1, -2)):
     return masks
 
 
+def with_zeros(model, rng):
+    """Makes scales of normalizations, and all biases of units of recurrent layers, zero here and there."""
+    for layer in model.layers:
+        gamma = getattr(layer, "gamma", None)
+        if gamma is not None:
+            gamma.assign(np.asarray(gamma) * (rng.random(gamma.shape) < 0.7))
+        bias = layer.cell.bias if hasattr(layer, "cell") else None
+        if bias is not None:
+            bias.assign(np.asarray(bias) * np.tile(rng.random(layer.units) < 0.5, bias.shape[-1] // layer.units))
+    return model
+
+
+def unit_masks(model, rng, sparsity, dead):
+    """Random masks, in which heads go, and units of recurrent layers lose what they read, in all gates."""
+    heads = any("MultiHeadAttention" in type(layer).__name__ for layer in model.layers)
+    masks = random_masks(model, rng, sparsity, dead, (-1, -2, -3) if heads else (-1, -2))
+    for layer in model.layers:
+        if hasattr(layer, "cell"):
+            lives = rng.random(layer.units) >= dead
+            for path in (path for path in masks if path.startswith(f"{layer.name}/")):
+                masks[path] &= np.tile(lives, masks[path].shape[1] // layer.units)
+                masks[path].flat[rng.integers(masks[path].size)] = True
+    return masks
+
+
 def inputs_for(model, rng):
     shape = (4, *model.input_shape[1:])
     return rng.integers(0, 11, shape) if "int" in str(model.inputs[0].dtype) else rng.normal(size=shape)
