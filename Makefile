@@ -31,7 +31,7 @@ test: lint  ## Checks the style and runs the tests.
 	@$(BIN)/python -m pytest -q -n $(WORKERS)
 
 test-all: lint  ## Checks the style and runs all tests, the slow ones included.
-	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "slow or not slow"
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 clean:  ## Removes .venv and everything else that is generated.
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs

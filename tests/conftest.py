@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
 
@@ -14,6 +16,23 @@ hypothesis.settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("steady")
+
+_CHILD = "FORCE_TF_TEST_IN_CHILD"
+
+
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs a test that is marked `own_process` in one, whose memory the machine has back at the end.
+
+    What TensorFlow traces of some thirty deep networks does not fit into one process, whatever is cleared in between.
+    """
+    if pyfuncitem.get_closest_marker("own_process") is None or _CHILD in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", pyfuncitem.nodeid]
+    options = {"cwd": pyfuncitem.config.rootpath, "env": {**os.environ, _CHILD: "1"}}
+    child = subprocess.run(command, **options, capture_output=True, text=True, check=False)
+    if child.returncode:
+        pytest.fail(f"in a process of its own, which ended with {child.returncode}:\n{child.stdout}", pytrace=False)
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,11 @@
 """Networks that others designed go the whole way: search, fit, save, load, strip, TFLite."""
 
-import gc
 import pathlib
 import sys
 
 import keras
 import numpy as np
 import pytest
-import tf_keras
 
 import force_tf
 from force_tf.prunable import all_prunable_weights
@@ -22,15 +20,6 @@ layers = keras.layers
 QUICK = "MobileNet"
 # tf_keras warns when it serializes this family, whose initializers are TensorFlow's.
 WARNS, WARNING = ("EfficientNetV2", "tf_keras"), "The `keras.initializers.serialize"
-
-
-@pytest.fixture(autouse=True)
-def memory():
-    """Gives back what a network took: its graphs outlive it otherwise, and thirty of them fill a machine."""
-    yield
-    keras.backend.clear_session()
-    tf_keras.backend.clear_session()
-    gc.collect()
 
 
 def transformer():
@@ -118,6 +107,7 @@ def marks(family, module):
     ],
 )
 @pytest.mark.timeout(1800)
+@pytest.mark.own_process
 def test_every_family_of_keras_applications(family, module, tmp_path):
     model = applications.build(family, module)
     known = applications.custom_objects(family, model)
@@ -137,6 +127,7 @@ def test_tf_keras_warns_of_networks_without_masks_too():
 
 
 @pytest.mark.slow
+@pytest.mark.own_process
 @pytest.mark.parametrize("family", [name for name, family in applications.FAMILIES.items() if family.unregistered])
 def test_what_tf_keras_does_not_find_by_itself(family, tmp_path):
     model = applications.build(family, "tf_keras")

@@ -4,16 +4,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import assert_one_sentence
-from test_shrink import NETWORKS, TOLERANCE, inputs_for, nested, outputs_of, randomized
+from shrinking import SETTINGS, assert_same_function, inputs_for, randomized
+from test_shrink import NETWORKS, nested
 from training_forms import dtype_policy
 
 import force_tf
 from force_tf.prunable import prunable_weights
-
-SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Given(force_tf.criteria.Criterion):
@@ -142,9 +141,7 @@ def test_shrink_delivers_what_was_asked_for(either_keras, network, seed, sparsit
     assert all(mask.all() for mask in left.values()), left.to_table()
     assert left.total == masks.kept
     assert small.output_shape == model.output_shape
-    x = inputs_for(model, rng)
-    for output, expected in zip(outputs_of(small, x), outputs_of(pruned, x), strict=True):
-        np.testing.assert_allclose(output, expected, rtol=TOLERANCE, atol=TOLERANCE * np.abs(expected).max())
+    assert_same_function(pruned, small, inputs_for(model, rng))
 
 
 def test_pruned_channels_may_return(either_keras):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shrinking import SETTINGS, assert_same_function, inputs_for, outputs_of, random_masks, randomized
@@ -208,6 +209,22 @@ def test_activations_that_look_at_all_units_keep_them(either_keras, activation):
     small = shrink(model)
     assert [tuple(layer.kernel.shape) for layer in small.layers] == [(3, 3), (3, 4), (4, 2)]
     assert_same_function(model, small, rng.normal(size=(4, 3)))
+
+
+def test_classes_of_the_user_are_not_taken_for_those_of_keras(either_keras):
+    class Dense(either_keras.layers.Dense):
+        """Adds up its units."""
+
+        def call(self, inputs):
+            return tf.cumsum(super().call(inputs), axis=-1)
+
+    first, own, last = either_keras.layers.Dense(4), Dense(3), either_keras.layers.Dense(2)
+    model = either_keras.Sequential([either_keras.Input((3,)), first, own, last])
+    rng = np.random.default_rng(0)
+    randomized(model, rng)
+    first.kernel.assign(np.asarray(first.kernel) * [1, 1, 0, 1])
+    last.kernel.assign(np.asarray(last.kernel) * [[0], [1], [0]])
+    assert_same_function(model, shrink(model), rng.normal(size=(4, 3)))
 
 
 def test_single_precision(either_keras):

@@ -71,10 +71,11 @@ def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[Call]) -> 
     if operation is not None:
         return operation
     masks = masks_of(layer) if inner is not layer else {}
-    kind = _RULES.get(type(inner).__name__, Rule)
+    is_own = type(inner).__module__.partition(".")[0] in ("keras", "tf_keras")
+    name = type(inner).__name__ if is_own else ""  # a user's class may be called as one of Keras's
+    kind = _RULES.get(name, Rule)
     if kind is Affine and getattr(inner, "groups", 1) != 1:
         kind = Grouped
-    name = type(inner).__name__
     if not is_layer(inner) and name != "Concatenate":
         return Rule(inner, None, shapes)
     if is_graph(inner) or not _fits(kind, inner, shapes):

@@ -118,11 +118,6 @@ def value_of(layer: Any, path: str) -> np.ndarray:
     return np.asarray(variable_at(layer, path), "float64")
 
 
-def is_elementwise(activation: Any) -> bool:
-    """Returns whether an activation looks at one number at a time."""
-    return getattr(activation, "__name__", "") not in ("softmax", "log_softmax", "glu", "sparsemax")
-
-
 def labels(count: int, after: np.ndarray | None = None) -> np.ndarray:
     """Returns a new label for each of some channels, other than `PINNED` and all labels of an array before."""
     return np.arange(count) + (PINNED if after is None else int(after.max(initial=PINNED))) + 1

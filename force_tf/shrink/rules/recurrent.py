@@ -33,7 +33,7 @@ class Recurrent(Rule):
 
     @classmethod
     def fits(cls, layer, shapes):
-        activations = (layer.activation, getattr(layer, "recurrent_activation", None))
+        activations = [getattr(layer, name) for name in ("activation", "recurrent_activation") if hasattr(layer, name)]
         single = [len(each) for each in shapes] == [1, 1]
         return single and not (layer.stateful or layer.return_state) and all(map(is_elementwise, activations))
 
