@@ -46,3 +46,11 @@ def either_keras(request):
     module = importlib.import_module(request.param)
     module.utils.set_random_seed(0)
     return module
+
+
+@pytest.fixture
+def float64(either_keras):
+    """Models of the test compute in float64."""
+    either_keras.mixed_precision.set_global_policy("float64")
+    yield
+    either_keras.mixed_precision.set_global_policy("float32")

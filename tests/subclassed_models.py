@@ -163,3 +163,19 @@ def assert_zeros(model, masks):
     for path, variable in variables_by_path(model).items():
         pruned = variable.numpy()[~masks[path]]
         assert not pruned.any(), f"{path} has pruned weights of {np.abs(pruned).max()}"
+
+
+def without_graph(keras):
+    """Returns a built model of one layer whose graph Keras does not know."""
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__(name="subclassed")
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Subclassed()
+    model(np.ones((1, 3)))
+    return model

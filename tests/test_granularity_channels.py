@@ -8,23 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import assert_one_sentence
 from shrinking import SETTINGS, assert_same_function, inputs_for, randomized
+from subclassed_models import without_graph
+from test_granularity import Given
 from test_shrink import NETWORKS, nested
 from training_forms import dtype_policy
 
 import force_tf
 from force_tf.prunable import prunable_weights
-
-
-class Given(force_tf.criteria.Criterion):
-    """Gives the scores that it is made with, one array for each weight, the same in every step."""
-
-    needs_data = False
-
-    def __init__(self, *scores):
-        self.given = [np.asarray(score, np.float32) for score in scores]
-
-    def scores(self, network):
-        return self.given
 
 
 def chain(keras, *widths):
@@ -186,16 +176,7 @@ def test_force_scores_pruned_channels():
 
 
 def test_a_model_without_a_graph(either_keras):
-    class Subclassed(either_keras.Model):
-        def __init__(self):
-            super().__init__(name="subclassed")
-            self.dense = either_keras.layers.Dense(2)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    model = Subclassed()
-    model(np.ones((1, 3)))
+    model = without_graph(either_keras)
     with pytest.raises(ValueError, match="Expected") as caught:
         force_tf.PruneAtInit("magnitude", 0.5, granularity="channel").find_masks(model)
     assert_one_sentence(caught.value, "Functional or Sequential", "'subclassed'")

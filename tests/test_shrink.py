@@ -6,20 +6,17 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shrinking import SETTINGS, assert_same_function, inputs_for, outputs_of, random_masks, randomized
+from subclassed_models import without_graph
 from training_forms import dtype_policy
 
 import force_tf
 from force_tf import CollapsedError, shrink
 from force_tf.prunable import all_prunable_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:Every channel of the model")
-
-
-@pytest.fixture(autouse=True)
-def float64(either_keras):
-    """Models of the tests compute in float64."""
-    with dtype_policy("float64", either_keras):
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Every channel of the model"),
+    pytest.mark.usefixtures("float64"),
+]
 
 
 def chain(keras):
@@ -284,16 +281,7 @@ def test_a_collapsed_network_is_an_error(either_keras):
 
 
 def test_what_cannot_be_rebuilt_says_what_is_missing(either_keras):
-    class Subclassed(either_keras.Model):
-        def __init__(self):
-            super().__init__(name="subclassed")
-            self.dense = either_keras.layers.Dense(2)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    model = Subclassed()
-    model(np.ones((1, 3)))
+    model = without_graph(either_keras)
     with pytest.raises(ValueError, match=r"Expected a Functional or Sequential model.*Received: 'subclassed'"):
         shrink(model)
     with pytest.raises(ValueError, match=r"[Bb]uil"):

@@ -16,20 +16,15 @@ from shrinking import (
     unit_masks,
     with_zeros,
 )
-from training_forms import dtype_policy
 
 import force_tf
 from force_tf import CollapsedError, shrink
 from force_tf.prunable import all_prunable_weights, sub_layers
 
-pytestmark = pytest.mark.filterwarnings("ignore:Every channel of the model")
-
-
-@pytest.fixture(autouse=True)
-def float64(either_keras):
-    """Models of the tests compute in float64."""
-    with dtype_policy("float64", either_keras):
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Every channel of the model"),
+    pytest.mark.usefixtures("float64"),
+]
 
 
 def recurrent(keras):
