@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ import tensorflow as tf
 from force_tf import arguments, criteria, layers, presets, schedules
 from force_tf.batches import Batches
 from force_tf.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
+from force_tf.flat_scores import fill, saliency_kept, score_dtype
 from force_tf.granularity import Granularity, Plan, resolve, split
 from force_tf.keras_models import check_inputs, check_model, keras_of, preserved_variables
 from force_tf.layer_selection import LayerSelection
@@ -193,10 +194,30 @@ class PruneAtInit:
 
     def _plan(self, weights: Sequence[PrunableWeight], granularity: Granularity) -> Plan:
         """What every step keeps, checked before any work."""
-        unit = granularity.unit
         sizes = [granularity.units(weight) for weight in weights]
-        total, most = sum(sizes), sum(granularity.limit(weight) for weight in weights)
-        counts = [round(total * density) for density in self._densities]
+        counts = [round(sum(sizes) * density) for density in self._densities]
+        floors = [granularity.floor(weight, self.min_per_layer) for weight in weights]
+        self._check_sparsity(weights, granularity, counts)
+        needed = granularity.fewest(weights, floors)
+        if needed > min(counts):
+            raise ValueError(
+                f"Expected a `min_per_layer` that {min(counts):,} kept {granularity.unit} can fill; over "
+                f"{len(weights)} tensors it needs {needed:,}. Lower it or `sparsity`. "
+                f"Received: min_per_layer={self.min_per_layer}"
+            )
+        if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
+            raise ValueError(
+                "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
+                f"revive=True). Received: schedule={self.schedule!r}"
+            )
+        return Plan(weights, self._densities, sizes, floors, counts, self.scope, self.revive)
+
+    def _check_sparsity(
+        self, weights: Sequence[PrunableWeight], granularity: Granularity, counts: Sequence[int]
+    ) -> None:
+        """Raises if the granularity cannot keep so many units."""
+        unit, total = granularity.unit, sum(granularity.units(weight) for weight in weights)
+        most = sum(granularity.limit(weight) for weight in weights)
         if min(counts) < 1:
             raise ValueError(
                 f"Expected a sparsity that leaves at least one of the {total:,} prunable {unit}. "
@@ -213,19 +234,6 @@ class PruneAtInit:
                 f"Expected a sparsity of at most {1 - fixed / total:.12g}, since granularity={self.granularity!r} "
                 f"cannot remove {fixed:,} of the {total:,} prunable {unit}. Received: sparsity={self.sparsity}"
             )
-        floors = [granularity.floor(weight, self.min_per_layer) for weight in weights]
-        needed = granularity.fewest(weights, floors)
-        if needed > min(counts):
-            raise ValueError(
-                f"Expected a `min_per_layer` that {min(counts):,} kept {unit} can fill; over {len(weights)} tensors "
-                f"it needs {needed:,}. Lower it or `sparsity`. Received: min_per_layer={self.min_per_layer}"
-            )
-        if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
-            raise ValueError(
-                "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
-                f"revive=True). Received: schedule={self.schedule!r}"
-            )
-        return Plan(weights, self._densities, sizes, floors, counts, self.scope, self.revive)
 
     def _network(self, model, weights, data, loss, batch_size: int) -> criteria.Network:
         network = criteria.Network(model, weights, np.random.default_rng(self.seed), self.batches)
@@ -248,13 +256,13 @@ class PruneAtInit:
         network.dense = network.masked_weights()
         keep = np.ones(sum(weight.size for weight in network.weights), bool)
         # One buffer for all steps: new memory of that size costs as much as filling it.
-        scores = np.empty(keep.size, _score_dtype(network.weights))
+        scores = np.empty(keep.size, score_dtype(network.weights))
         progress = keras.utils.Progbar(
             self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
         )
         for step in range(1, self.steps + 1):
             begin = time.perf_counter()
-            _fill(scores, self.criterion.scores(network), network.weights)
+            fill(scores, self.criterion.scores(network), network.weights)
             before = keep
             eligible = None if self.revive or step == 1 else before
             keep = granularity.cut(plan, step, scores, eligible)
@@ -263,7 +271,7 @@ class PruneAtInit:
                 "step": step,
                 "density": kept / keep.size,
                 "kept": kept,
-                "saliency_kept": _saliency_kept(scores, keep),
+                "saliency_kept": saliency_kept(scores, keep),
                 "revived": int(np.count_nonzero(keep & ~before)),
             }
             if step < self.steps:
@@ -303,51 +311,3 @@ class PruneAtInit:
                 "tensorflow": tf.__version__,
             },
         }
-
-
-def _score_dtype(weights: Sequence[PrunableWeight]) -> type:
-    return np.float64 if any(tf.as_dtype(weight.variable.dtype) == tf.float64 for weight in weights) else np.float32
-
-
-def _fill(flat: np.ndarray, scores, weights: Sequence[PrunableWeight]) -> None:
-    """Fills one flat array with all scores, tensor by tensor, so that only one copy of them is held."""
-    if not isinstance(scores, Iterable):
-        raise TypeError(f"Expected the criterion to return a tensor of scores for each weight. Received: {scores!r}")
-    end = 0
-    for weight, score in itertools.zip_longest(weights, scores):
-        if weight is None or score is None:
-            raise ValueError(
-                f"Expected the criterion to return a tensor of scores for each of the {len(weights)} weights. "
-                f"Received: {'more' if weight is None else 'fewer'}"
-            )
-        if tuple(np.shape(score)) != weight.shape:
-            raise ValueError(
-                f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {np.shape(score)}"
-            )
-        begin, end = end, end + weight.size
-        flat[begin:end] = np.ravel(score)
-    # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.
-    with np.errstate(invalid="ignore", over="ignore"):
-        suspicious = np.isnan(flat.sum())
-    if suspicious:
-        for weight, part in zip(weights, split(flat, weights)):
-            if np.isnan(part).any():
-                raise ValueError(
-                    f"Expected scores without NaN. Received: {np.isnan(part).sum()} NaN for {weight.path!r}"
-                )
-
-
-def _saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
-    """The part of the sum of all absolute scores that the kept ones have. Works in place: the scores are spent."""
-    np.abs(scores, out=scores)
-    dtype = scores.dtype
-    with np.errstate(over="ignore"):
-        total = scores.sum()
-    if np.isinf(total) and dtype != np.float64:  # the sum may be, and no score
-        dtype = np.float64
-        total = scores.sum(dtype=dtype)
-    if np.isinf(total):
-        infinite = np.isinf(scores)
-        return float(infinite[keep].sum() / infinite.sum())
-    # Not `sum(where=keep)`, which is several times slower.
-    return float(np.multiply(scores, keep, out=scores).sum(dtype=dtype) / total) if total else 0.0
