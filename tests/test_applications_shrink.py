@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from shrinking import assert_same_function, random_masks
+from test_applications import WARNING, WARNS
 from training_forms import dtype_policy
 
 import force_tf
@@ -20,10 +21,17 @@ import applications
 QUICK = {"VGG", "MobileNetV2"}
 
 
+def marks(family, module):
+    found = [] if family in QUICK else [pytest.mark.slow]
+    if (family, module) == WARNS:
+        found.append(pytest.mark.filterwarnings(f"ignore:{WARNING}"))
+    return found
+
+
 @pytest.mark.parametrize(
     ("family", "module"),
     [
-        pytest.param(name, module, marks=[] if name in QUICK else [pytest.mark.slow])
+        pytest.param(name, module, marks=marks(name, module))
         for name, family in applications.FAMILIES.items()
         for module in family.kerases
     ],

@@ -120,7 +120,7 @@ def test_pruned_channels_are_those_that_go(either_keras, network):
     rng = np.random.default_rng(0)
     model = network(either_keras)
     data = rng.normal(size=(8, *model.input_shape[1:])), rng.normal(size=(8, 2))
-    pruner = force_tf.PruneAtInit("snip", 0.5, granularity="channel")
+    pruner = force_tf.PruneAtInit("snip", 0.5, scope="layer", granularity="channel")
     pruned = pruner.prune(model, data, either_keras.losses.MeanSquaredError(), verbose=0)
     small = shrink(pruned)
     masks = force_tf.get_masks(small)
