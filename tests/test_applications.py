@@ -1,25 +1,16 @@
 """Networks that others designed go the whole way: search, fit, save, load, strip, TFLite."""
 
-import pathlib
-import sys
-
 import keras
 import numpy as np
 import pytest
+from application_cases import WARNING, WARNS, applications, each_family
 
 import force_tf
 from force_tf.prunable import all_prunable_weights
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
-
-# isort: split
-import applications
-
 layers = keras.layers
 # The family whose network is traced fastest; the others take up to minutes each.
-QUICK = "MobileNet"
-# tf_keras warns when it serializes this family, whose initializers are TensorFlow's.
-WARNS, WARNING = ("EfficientNetV2", "tf_keras"), "The `keras.initializers.serialize"
+QUICK = {"MobileNet"}
 
 
 def transformer():
@@ -91,23 +82,7 @@ def check(model, x, y, folder, **search):
     return passage
 
 
-def marks(family, module):
-    found = [] if family == QUICK else [pytest.mark.slow]
-    if (family, module) == WARNS:
-        found.append(pytest.mark.filterwarnings(f"ignore:{WARNING}"))
-    return found
-
-
-@pytest.mark.parametrize(
-    ("family", "module"),
-    [
-        pytest.param(name, module, marks=marks(name, module))
-        for name, family in applications.FAMILIES.items()
-        for module in family.kerases
-    ],
-)
-@pytest.mark.timeout(1800)
-@pytest.mark.own_process
+@each_family(quick=QUICK)
 def test_every_family_of_keras_applications(family, module, tmp_path):
     model = applications.build(family, module)
     known = applications.custom_objects(family, model)

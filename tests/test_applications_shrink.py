@@ -1,43 +1,18 @@
 """Networks that others designed pass through `shrink` unharmed, and lose what channel pruning takes."""
 
-import pathlib
-import sys
-
 import numpy as np
-import pytest
+from application_cases import applications, each_family
 from shrinking import assert_same_function, random_masks
-from test_applications import WARNING, WARNS
 from training_forms import dtype_policy
 
 import force_tf
 from force_tf.prunable import prunable_weights
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
-
-# isort: split
-import applications
-
 # The families whose networks are traced fastest, the one without and the one with residual sums.
 QUICK = {"VGG", "MobileNetV2"}
 
 
-def marks(family, module):
-    found = [] if family in QUICK else [pytest.mark.slow]
-    if (family, module) == WARNS:
-        found.append(pytest.mark.filterwarnings(f"ignore:{WARNING}"))
-    return found
-
-
-@pytest.mark.parametrize(
-    ("family", "module"),
-    [
-        pytest.param(name, module, marks=marks(name, module))
-        for name, family in applications.FAMILIES.items()
-        for module in family.kerases
-    ],
-)
-@pytest.mark.timeout(1800)
-@pytest.mark.own_process
+@each_family(quick=QUICK)
 def test_every_family_of_keras_applications(family, module):
     keras, rng = applications.import_keras(module), np.random.default_rng(0)
     with dtype_policy("float64", keras):

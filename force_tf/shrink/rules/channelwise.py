@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from force_tf import prunable
 from force_tf.keras_models import is_layer
-from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels, labels, value_of
+from force_tf.shrink.rules.base import PINNED, Cut, Rule, channels, is_elementwise, labels, value_of
 
 
 class Channelwise(Rule):
@@ -56,8 +56,29 @@ class Elementwise(Channelwise):
         return getattr(self.layer, "compute_dtype", None) or "float64"
 
 
+class Activated(Elementwise):
+    """Activation, by a function that is known to look at one number at a time."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return is_elementwise(layer.activation)
+
+
+class Rescaled(Elementwise):
+    """Rescaling by one number for all channels."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return np.ndim(layer.scale) == np.ndim(layer.offset) == 0
+
+
 class Normalized(Elementwise):
     """BatchNormalization in inference mode: an affine function of each channel."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+        return axis in (-1, len(shapes[0][0]) - 1)
 
     def weights(self):
         return ("gamma", "beta", "moving_mean", "moving_variance")
@@ -93,8 +114,20 @@ class Padding(Channelwise):
         return [np.where(inputs[0] == 0, 0.0, np.nan)]
 
 
+class Permuted(Passing):
+    """Permute that leaves the last axis alone."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return layer.dims[-1] == len(layer.dims)
+
+
 class Reshaped(Passing):
     """A reshape that leaves the last axis alone."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return len(shapes[1][0]) > 1 and shapes[1][0][-1] == shapes[0][0][-1] is not None
 
     def cut(self, inputs, outputs, constants):
         return Cut({"target_shape": (*self.layer.target_shape[:-1], int(outputs[0].sum()))}, {})
@@ -102,6 +135,10 @@ class Reshaped(Passing):
 
 class Flattened(Passing):
     """Every position's channels, one after another."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return None not in shapes[1][0][1:] and len(shapes[0][0]) > 1
 
     def constants(self, inputs):
         return [np.tile(inputs[0], self._positions())]
@@ -143,6 +180,10 @@ class Concatenated(Rule):
     """Channels of several tensors, one after another."""
 
     known = True
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return layer.axis in (-1, len(shapes[0][0]) - 1)
 
     def constants(self, inputs):
         return [np.concatenate(inputs)]

@@ -54,6 +54,11 @@ class Affine(Rule):
         self.units = "units" if hasattr(layer, "units") else "filters"
         self.mixes = not is_elementwise(layer.activation)
 
+    @classmethod
+    def fits(cls, layer, shapes):
+        count = layer.units if hasattr(layer, "units") else layer.filters
+        return getattr(layer, "groups", 1) == 1 and shapes[1][0][-1] == count
+
     @functools.cached_property
     def reach(self) -> np.ndarray:
         """Which inputs reach which outputs: (inputs, outputs)."""
@@ -144,6 +149,10 @@ class Grouped(Rule):
     known = True
     readers = ("kernel",)
 
+    @classmethod
+    def fits(cls, layer, shapes):
+        return is_elementwise(layer.activation)
+
     def constants(self, inputs):
         (values,) = inputs
         groups = self.layer.groups
@@ -177,6 +186,10 @@ class Depthwise(Rule):
     """Depthwise convolutions: an input channel becomes `depth_multiplier` output channels."""
 
     known = True
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return is_elementwise(layer.activation)
 
     def __init__(self, layer, masks, shapes):
         super().__init__(layer, masks, shapes)
@@ -216,6 +229,10 @@ class Separable(Rule):
 
     known = True
     readers = ("pointwise_kernel",)
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return is_elementwise(layer.activation)
 
     @functools.cached_property
     def reach(self) -> np.ndarray:
