@@ -35,6 +35,7 @@ from force_tf.export.convert import QUANTIZATIONS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import networks
+from batch_statistics import set_statistics
 
 layers = keras.layers
 _CLASSES, _TOKENS, _LENGTH = 10, 1000, 64
@@ -141,16 +142,6 @@ def measure(name: str, sparsity: float) -> list[dict[str, Any]]:
             rows.append({"network": name, "sparsity": sparsity, "variant": variant})
             rows[-1].update(export(model, quantize, inputs, os.path.join(folder, "model.tflite")))
     return rows
-
-
-def set_statistics(model: keras.Model, inputs: np.ndarray) -> None:
-    """Gives the batch normalizations of a model the statistics of a batch."""
-    normalizations = [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
-    for layer in normalizations:
-        layer.momentum = 0.0
-    model(inputs, training=True)
-    for layer in normalizations:
-        layer.momentum = 0.99
 
 
 def export(model: keras.Model, quantize: str | None, inputs: np.ndarray, path: str) -> dict[str, Any]:

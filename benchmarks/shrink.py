@@ -34,6 +34,7 @@ import force_tf
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import image_data
 import networks
+from batch_statistics import set_statistics
 
 _NETWORKS = flags.DEFINE_list("networks", ["vgg19", "resnet50"], "Networks of examples/networks.py.")
 _METHODS = flags.DEFINE_list("methods", ["force", "iter_snip", "channel"], "Methods; channel: iter_snip of channels.")
@@ -119,12 +120,14 @@ def find_masks(
 
 def measure(model: keras.Model, masks: force_tf.Masks, data: image_data.ImageData) -> dict[str, Any]:
     """Returns what a row of the table says of a network and its shrunk form."""
+    images = np.asarray(data.normalize(data.test_images[:_CALIBRATION_IMAGES]))
     pruned = force_tf.apply_masks(model, masks)
+    for each in (model, pruned):
+        set_statistics(each, images)
     try:
         small = force_tf.shrink(pruned)
     except force_tf.CollapsedError as error:
         return {"refusal": str(error)}
-    images = np.asarray(data.normalize(data.test_images[:_CALIBRATION_IMAGES]))
     expected, received = (np.asarray(each.predict(images, verbose=0)) for each in (pruned, small))
     plain = force_tf.strip_pruning(small)
     return {
@@ -180,7 +183,10 @@ def files(dense: keras.Model, small: keras.Model, quantize: str | None, images: 
         force_tf.export_tflite(dense, kept, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.tflite")
-        force_tf.export_tflite(small, path, **options)
+        try:
+            force_tf.export_tflite(small, path, **options)
+        except ValueError as error:
+            return {"refusal": str(error)}
         found = [force_tf.benchmark_tflite(file, threads=1, runs=_RUNS.value) for file in (kept, path)]
         sizes = [os.path.getsize(file) for file in (kept, path)]
     latencies = [[each.lower_quartile, each.median, each.upper_quartile] for each in found]
@@ -199,15 +205,24 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['effective_sparsity']:.2%}",
         *(f"{row[what][0] / row[what][1]:.1f}×" for what in ("parameters", "flops")),
         f"{median:.2f}× ({low:.2f}–{high:.2f}; {1e3 * dense:.0f} → {1e3 * small:.0f} ms)",
-        *(latency(row[what]["latency"]) for what in ("float32", "int8")),
-        *(f"{row[what]['bytes'][0] / row[what]['bytes'][1]:.1f}×" for what in ("float32", "int8")),
+        *(latency(row[what]) for what in ("float32", "int8")),
+        *(size(row[what]) for what in ("float32", "int8")),
         f"{row['difference']:.0e}",
     ]
 
 
-def latency(quartiles: list[list[float]]) -> str:
-    (_, dense, _), (_, small, _) = quartiles
+def latency(file: dict[str, Any]) -> str:
+    if "refusal" in file:
+        return "refused"
+    (_, dense, _), (_, small, _) = file["latency"]
     return f"{dense / small:.2f}× ({dense:.2f} → {small:.2f} ms)"
+
+
+def size(file: dict[str, Any]) -> str:
+    if "refusal" in file:
+        return "refused"
+    dense, small = file["bytes"]
+    return f"{dense / small:.1f}×"
 
 
 if __name__ == "__main__":
