@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import force_tf
-from force_tf.keras_models import keras_of
+from force_tf.models.keras_models import keras_of
 
 KERASES = ("keras", "tf_keras")
 CLASSES = 5

@@ -33,7 +33,7 @@ from absl import app, flags
 from training import cross_entropy, train
 
 import force_tf
-from force_tf.files import atomic_file
+from force_tf.support.files import atomic_file
 
 # The published error in percent of SNIP, by network and sparsity.
 _PUBLISHED = {

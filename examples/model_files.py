@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import keras
 
-from force_tf.keras_models import check_model
+from force_tf.models.keras_models import check_model
 
 KERASES = ("keras", "tf_keras")
 _ZIP, _HDF5 = (".keras",), (".h5", ".hdf5")

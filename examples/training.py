@@ -10,8 +10,8 @@ import keras
 from image_data import ImageData
 from run_folder import RunFolder
 
-from force_tf.keras_models import keras_of
 from force_tf.layers import is_pruned, strip_pruning
+from force_tf.models.keras_models import keras_of
 
 _CHECKPOINT, _HISTORY = "checkpoint.keras", "history.json"
 

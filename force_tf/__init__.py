@@ -5,14 +5,14 @@ from force_tf.compat import check_versions
 check_versions()  # before anything below relies on them
 
 from force_tf import callbacks, criteria, plots, schedules  # noqa: E402
-from force_tf.collapse import CollapsedError, LayerCollapseWarning  # noqa: E402
+from force_tf.cost.flops import count_flops  # noqa: E402
 from force_tf.export import benchmark_tflite, evaluate_tflite, export_tflite  # noqa: E402
-from force_tf.flops import count_flops  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.masks import Masks  # noqa: E402
-from force_tf.prunable import register_prunable  # noqa: E402
-from force_tf.prune_at_init import PruneAtInit  # noqa: E402
-from force_tf.shrink import shrink, shrink_report  # noqa: E402
+from force_tf.models.collapse import CollapsedError, LayerCollapseWarning  # noqa: E402
+from force_tf.models.prunable import register_prunable  # noqa: E402
+from force_tf.search.prune_at_init import PruneAtInit  # noqa: E402
+from force_tf.shrinking import shrink, shrink_report  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
 __all__ = [

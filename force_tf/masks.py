@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.files import atomic_file
+from force_tf.support.files import atomic_file
 
 _FORMAT = "force_tf.masks"
 _FORMAT_VERSION = 1

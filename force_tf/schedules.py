@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from force_tf.arguments import one_of
+from force_tf.support.arguments import one_of
 
 Schedule = Callable[[int, int, float], float]
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from force_tf.batches import Batch, Batches
-from force_tf.gradients import GradientFunction, mean_gradient
-from force_tf.losses import DataLoss
-from force_tf.prunable import PrunableWeight
+from force_tf.models.weights import PrunableWeight
+from force_tf.objective.batches import Batch, Batches
+from force_tf.objective.gradients import GradientFunction, mean_gradient
+from force_tf.objective.losses import DataLoss
 
 
 class Criterion(abc.ABC):

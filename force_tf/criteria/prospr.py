@@ -8,9 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from force_tf.batches import Batch
 from force_tf.criteria.base import Criterion, Network
-from force_tf.gradients import GradientFunction
+from force_tf.objective.batches import Batch
+from force_tf.objective.gradients import GradientFunction
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion, Network
-from force_tf.keras_models import input_specs, logits
+from force_tf.models.keras_models import input_specs, logits
 
 
 @dataclasses.dataclass(frozen=True)

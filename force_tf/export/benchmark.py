@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from force_tf import arguments
-from force_tf.export.child import run_program
+from force_tf.export.programs.child import run_program
+from force_tf.support import arguments
 
 _PROGRAM = "time_calls.py"
 

@@ -16,9 +16,10 @@ import tensorflow as tf
 
 from force_tf.export import flatbuffer
 from force_tf.export.quiet import quiet
-from force_tf.export.samples import Signature, layers_of, leaf_name, unique_names
-from force_tf.keras_models import preserved_variables, tf_variable
-from force_tf.layers.rebuild import rebuild
+from force_tf.export.samples import Signature, leaf_name, unique_names
+from force_tf.models.keras_models import preserved_variables, tf_variable
+from force_tf.models.paths import layers_of
+from force_tf.models.rebuild import rebuild
 
 # How the converter's messages locate an operation: its name, and the path of the layer that made it.
 _FAILED_OP = re.compile(r'fused\["(\w+):", callsite\("([^"@]+)@')

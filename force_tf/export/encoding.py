@@ -11,7 +11,7 @@ import numpy as np
 from force_tf.export import flatbuffer
 from force_tf.export.convert import Converted
 from force_tf.export.flatbuffer import Weight
-from force_tf.export.runtime import runtime_name
+from force_tf.export.programs.runtime import runtime_name
 from force_tf.export.sparse_encoding import Reader, encode
 from force_tf.export.verify import Comparison, compare, file_outputs, largest
 

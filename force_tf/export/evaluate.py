@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf import arguments
-from force_tf.batches import Batch, Batches
+from force_tf.export.programs.runtime import Runner
 from force_tf.export.quiet import quiet
-from force_tf.export.runtime import Runner
 from force_tf.export.samples import leaf_name, unique_names
-from force_tf.keras_models import keras_of
+from force_tf.models.keras_models import keras_of
+from force_tf.objective.batches import Batch, Batches
+from force_tf.support import arguments
 
 
 def evaluate_tflite(

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import random
 import sys
 import tempfile
 import warnings
@@ -34,16 +33,6 @@ def quiet() -> Iterator[Callable[[], str]]:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)
         yield lambda: _read(held)
-
-
-@contextlib.contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Puts Python's random state back when the block ends: Keras draws seeds from it when it builds layers."""
-    state = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(state)
 
 
 @contextlib.contextmanager

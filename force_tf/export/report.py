@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
-from force_tf.files import atomic_file
+from force_tf.support.files import atomic_file
+from force_tf.support.tables import aligned
 
 _BYTES_PER_LINE = 12
 
@@ -137,7 +137,7 @@ class TFLiteReport:
             rows = [row[:-1] for row in rows]
         ratios = [f"{dense / small:.1f}x" for small, dense in zip(rows[1][1:], rows[2][1:])]
         cells = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
-        return _aligned([*cells, ["ratio", *ratios]], "<>>>")
+        return aligned([*cells, ["ratio", *ratios]], "<>>>")
 
     def _facts(self) -> str:
         difference = "unknown, since the file could not be run"
@@ -154,7 +154,7 @@ class TFLiteReport:
             facts.insert(1, ("top class", f"the same for {self.top_class_agreement:.1%} of the samples"))
         if self.failure is not None:
             facts.append(("does not load", self.failure))
-        return _aligned(facts, "<<")
+        return aligned(facts, "<<")
 
     def _tensor_table(self) -> str:
         rows = [("tensor", "shape", "type", "zeros", "of", "bytes", "encoding")]
@@ -165,13 +165,7 @@ class TFLiteReport:
             rows.append((tensor.name, shape, tensor.dtype, *numbers, encoding))
         totals = (sum(getattr(tensor, what) for tensor in self.tensors) for what in ("zeros", "size", "bytes"))
         rows.append(("total", "", "", *(f"{total:,}" for total in totals), ""))
-        return _aligned(rows, "<<<>>><")
-
-
-def _aligned(rows: Sequence[Sequence[str]], alignments: str) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ("  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, alignments, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
+        return aligned(rows, "<<<>>><")
 
 
 def _c_source(content: bytes, name: str) -> str:

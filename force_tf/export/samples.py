@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf import prunable
-from force_tf.keras_models import keras_of
+from force_tf.models.keras_models import keras_of
+from force_tf.models.paths import layers_of
 
 # Enough to see a difference, few enough for the largest models on a small machine.
 _RANDOM_SAMPLES = 8
@@ -188,8 +188,3 @@ def _before_scaling(model: keras.Model, numbers: np.ndarray) -> np.ndarray:
         else:
             numbers = numbers * np.sqrt(np.asarray(layer.variance)) + np.asarray(layer.mean)
     return numbers
-
-
-def layers_of(model: keras.Model) -> list[keras.Layer]:
-    """Returns every layer below a model, outer layers before the layers in them."""
-    return [chain[-1] for _, chain in prunable.walk_layers(model)]

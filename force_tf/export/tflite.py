@@ -10,17 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from force_tf import keras_models
-from force_tf.batches import first_inputs
 from force_tf.export import flatbuffer
 from force_tf.export.convert import QUANTIZATIONS, Converted, Quantization, convert_with_reference, in_float32
 from force_tf.export.encoding import Encoded, encode_and_run
-from force_tf.export.quiet import preserved_random_state
 from force_tf.export.report import StoredTensor, TFLiteReport
-from force_tf.export.samples import flat_samples, layers_of, random_samples, signature_of
+from force_tf.export.samples import flat_samples, random_samples, signature_of
 from force_tf.export.verify import Comparison, keras_outputs, largest
-from force_tf.files import atomic_file
 from force_tf.layers import without_masks
+from force_tf.models import keras_models
+from force_tf.models.keras_models import preserved_random_state
+from force_tf.models.paths import layers_of
+from force_tf.objective.batches import first_inputs
+from force_tf.support.files import atomic_file
 
 # How many samples are used: a file runs them one by one, and ranges hardly change after some hundred.
 _VERIFY_SAMPLES, _CALIBRATION_SAMPLES = 1000, 500

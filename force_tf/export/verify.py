@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf.export.child import run_program
 from force_tf.export.convert import infer, output_names
+from force_tf.export.programs.child import run_program
 from force_tf.export.samples import Signature
 
 

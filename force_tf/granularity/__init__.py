@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from force_tf import arguments
 from force_tf.granularity.base import Granularity, Plan, Weights, split
 from force_tf.granularity.blocks import Blocks
 from force_tf.granularity.channels import Channels
 from force_tf.granularity.pattern import Pattern
+from force_tf.support import arguments
 
 __all__ = ["Blocks", "Channels", "Granularity", "Pattern", "Plan", "Weights", "resolve", "split"]
 

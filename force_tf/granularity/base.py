@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from force_tf import selection
+from force_tf.granularity import selection
 
 if TYPE_CHECKING:
-    from force_tf.prunable import PrunableWeight
+    from force_tf.models.weights import PrunableWeight
 
 
 @dataclasses.dataclass(frozen=True)

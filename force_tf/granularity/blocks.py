@@ -11,7 +11,7 @@ import numpy as np
 from force_tf.granularity.base import Granularity, Plan, split
 
 if TYPE_CHECKING:
-    from force_tf.prunable import PrunableWeight
+    from force_tf.models.weights import PrunableWeight
 
 
 class Blocks(Granularity):

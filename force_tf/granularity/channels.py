@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from force_tf.channels.coupling import Coupling, coupling_of
 from force_tf.granularity.base import Granularity, Plan, split
-from force_tf.layers import is_graph
-from force_tf.shrink.coupling import Coupling, coupling_of
+from force_tf.models.keras_models import is_graph
 
 if TYPE_CHECKING:
-    from force_tf.prunable import PrunableWeight
+    from force_tf.models.weights import PrunableWeight
 
 
 class Channels(Granularity):

@@ -2,20 +2,14 @@
 
 from force_tf.layers.apply import apply_masks, get_masks, is_pruned, strip_pruning, without_masks
 from force_tf.layers.keras3 import MaskedLayer
-from force_tf.layers.rebuild import Change, check_is_graph, is_graph, rebuild, variable_at
 from force_tf.layers.wrappers import wrapper_class
 
 __all__ = [
-    "Change",
     "MaskedLayer",
     "apply_masks",
-    "check_is_graph",
     "get_masks",
-    "is_graph",
     "is_pruned",
-    "rebuild",
     "strip_pruning",
-    "variable_at",
     "without_masks",
     "wrapper_class",
 ]

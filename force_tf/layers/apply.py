@@ -9,12 +9,15 @@ from typing import Any
 
 import keras
 
-from force_tf import keras_models, prunable
 from force_tf.layers import in_place
 from force_tf.layers.masking import keep, paths_by_layer
-from force_tf.layers.rebuild import NotCopyableError, is_graph, rebuild
 from force_tf.layers.wrappers import masks_of, wrapper_class
 from force_tf.masks import Masks
+from force_tf.models import keras_models, prunable
+from force_tf.models.keras_models import NotCopyableError, is_graph
+from force_tf.models.paths import layers_of, mask_wrappers, unwrapped
+from force_tf.models.rebuild import rebuild
+from force_tf.models.weights import PrunableWeight
 
 
 def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
@@ -67,12 +70,12 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     if pruned is None:
         in_place.wrap(model, in_place.layers_to_wrap(model, weights))
         pruned = model
-    for path, wrapper in prunable.wrappers(pruned):
+    for path, wrapper in mask_wrappers(pruned):
         wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
     return pruned
 
 
-def _wrapped_copy(model, weights: list[prunable.PrunableWeight]) -> keras.Model | None:
+def _wrapped_copy(model, weights: list[PrunableWeight]) -> keras.Model | None:
     """Returns a copy with wrappers around the layers of its graph, or None, with a warning, if it cannot be copied."""
     to_wrap = paths_by_layer(weights, is_graph)
 
@@ -80,7 +83,7 @@ def _wrapped_copy(model, weights: list[prunable.PrunableWeight]) -> keras.Model 
         if id(layer) not in to_wrap:
             return copy
         wrapper = wrapper_class(model)(copy, weights=to_wrap[id(layer)])
-        wrapper.sub_layer_names = tuple(chain[-1].name for _, chain in prunable.walk_layers(layer))
+        wrapper.sub_layer_names = tuple(inner.name for inner in layers_of(layer))
         return wrapper
 
     try:
@@ -116,7 +119,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     if _is_in_place(model):
         in_place.unwrap(model)
         return model
-    plain = rebuild(model, original=prunable.unwrapped)
+    plain = rebuild(model, original=unwrapped)
     for weight in prunable.all_prunable_weights(plain):
         if weight.path in masks:
             weight.variable.assign(keep(weight.variable, masks[weight.path]))
@@ -166,7 +169,7 @@ def get_masks(model: keras.Model) -> Masks:
         raise ValueError(f"Expected a model wrapped by apply_masks. Received: {model.name!r}, which has no masks.")
     found = {
         f"{path}/{relative}": mask
-        for path, wrapper in prunable.wrappers(model)
+        for path, wrapper in mask_wrappers(model)
         for relative, mask in masks_of(wrapper).items()
     }
     left_out = {
@@ -181,7 +184,7 @@ def is_pruned(model: Any) -> bool:
     Args:
         model: A model of either Keras.
     """
-    return any(prunable.unwrapped(layer) is not layer for layer in model._flatten_layers())
+    return any(unwrapped(layer) is not layer for layer in model._flatten_layers())
 
 
 def _is_in_place(model) -> bool:
@@ -189,7 +192,7 @@ def _is_in_place(model) -> bool:
     return in_place.is_wrapped_in_place(model) or not is_graph(model)
 
 
-def _masked_weights(model, masks: Masks) -> list[prunable.PrunableWeight]:
+def _masked_weights(model, masks: Masks) -> list[PrunableWeight]:
     """Returns the weights of a model that have a mask.
 
     Raises:

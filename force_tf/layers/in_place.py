@@ -10,14 +10,15 @@ from typing import Any
 
 import keras
 
-from force_tf import prunable
-from force_tf.keras_models import is_model, keras_of
-from force_tf.layers import references
-from force_tf.layers.masking import MaskHolder, paths_by_layer, rename
+from force_tf.layers.masking import MaskHolder, paths_by_layer
 from force_tf.layers.wrappers import wrapper_class
+from force_tf.models import references
+from force_tf.models.keras_models import is_model, keras_of, rename
+from force_tf.models.paths import layers_by_path, layers_of, walk_layers
+from force_tf.models.weights import PrunableWeight
 
 
-def layers_to_wrap(model: keras.Model, weights: Sequence[prunable.PrunableWeight]) -> list[tuple[Any, tuple[str, ...]]]:
+def layers_to_wrap(model: keras.Model, weights: Sequence[PrunableWeight]) -> list[tuple[Any, tuple[str, ...]]]:
     """Returns the layers to wrap for masks of some weights, as near to the weights as may be.
 
     Args:
@@ -63,14 +64,14 @@ def wrap(model: keras.Model, layers: Iterable[tuple[Any, Sequence[str]]]) -> Non
     _drop_compiled_functions(model)
 
 
-def _check_calls(model, weights: Sequence[prunable.PrunableWeight], is_open: Callable[[Any], bool]) -> None:
+def _check_calls(model, weights: Sequence[PrunableWeight], is_open: Callable[[Any], bool]) -> None:
     """Raises if a masked weight is reached past its wrapper."""
 
     def outermost(layers):
         return next(layer for layer in layers if not is_open(layer))
 
     wrapped = {id(weight.layers[-1]): outermost(weight.layers) for weight in weights}
-    for path, chain in prunable.walk_layers(model):
+    for path, chain in walk_layers(model):
         layer = wrapped.get(id(chain[-1]))
         if layer is not None and outermost(chain) is not layer:
             raise ValueError(
@@ -129,7 +130,7 @@ class InPlaceModel:
             # gives their layers the weights of others.
             raise NotImplementedError("A model that is wrapped in place has no configuration in a SavedModel.")
         paths = {id(layer): [weight.path for weight in wrapper.masked_weights] for wrapper, layer in _wrapped(self)}
-        walked = [(path, chain[-1]) for path, chain in prunable.walk_layers(self)]
+        walked = [(path, layer) for path, layer in layers_by_path(self).items() if path]
         masked = {path: paths[id(layer)] for path, layer in walked if id(layer) in paths}
         with unwrapped(self):
             config = module.saving.serialize_keras_object(self)
@@ -141,10 +142,10 @@ class InPlaceModel:
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
         module = importlib.import_module("tf_keras") if config["keras"] == "tf_keras" else keras
         model = module.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
-        layers = [chain[-1] for _, chain in prunable.walk_layers(model)]
+        layers = layers_of(model)
         for layer, name in zip(layers, config["layer_names"]):
             rename(layer, name)  # Keras numbers unnamed layers anew in every process
-        by_path = {path: chain[-1] for path, chain in prunable.walk_layers(model)}
+        by_path = layers_by_path(model)
         unbuilt = [path for path in config["masked_weights"] if path not in by_path or not by_path[path].built]
         if unbuilt or len(layers) != len(config["layer_names"]):
             raise ValueError(

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf import prunable
+from force_tf.models import prunable
+from force_tf.models.keras_models import rename
+from force_tf.models.paths import layers_by_path, layers_of, split_path
+from force_tf.models.weights import PrunableWeight, weight_slot
 
 
 def keep(value: Any, mask: Any) -> tf.Tensor:
@@ -149,22 +152,22 @@ class MaskHolder:
 
     def _restore_sub_layer_names(self) -> None:
         # Keras numbers unnamed sub-layers anew in every copy; paths must outlive copying and loading.
-        inner = [chain[-1] for _, chain in prunable.walk_layers(self.layer)]
+        inner = layers_of(self.layer)
         if len(inner) == len(self.sub_layer_names):
             for layer, name in zip(inner, self.sub_layer_names):
                 rename(layer, name)
 
     def _owners(self) -> dict[str, Any]:
         """Maps the relative path of the wrapped layer ("") and of every layer in it to the layer."""
-        return {"": self.layer, **{path: chain[-1] for path, chain in prunable.walk_layers(self.layer)}}
+        return layers_by_path(self.layer)
 
     def _find_weights(self) -> Iterator[tuple[str, Any, str]]:
         """Yields (path, owner, slot) of every weight to mask."""
         owners = self._owners()
         for path in self._paths_to_mask(owners):
-            owner_path, _, attribute = path.rpartition("/")
+            owner_path, attribute = split_path(path)
             owner = owners.get(owner_path)
-            slot = owner and prunable.weight_slot(owner, attribute)
+            slot = owner and weight_slot(owner, attribute)
             if not slot:
                 known = ", ".join(getattr(weight, "path", weight.name) for weight in self.layer.weights)
                 raise ValueError(
@@ -180,7 +183,7 @@ class MaskHolder:
             f"{path}/{attribute}".lstrip("/")
             for path, owner in owners.items()
             for attribute in prunable.prunable_attributes(owner)
-            if prunable.weight_slot(owner, attribute)
+            if weight_slot(owner, attribute)
         )
         if not paths:
             raise ValueError(
@@ -191,17 +194,9 @@ class MaskHolder:
 
     def _masking_config(self) -> dict[str, Any]:
         """Returns the part of the wrapper's configuration that concerns masks."""
-        names = self.sub_layer_names or [chain[-1].name for _, chain in prunable.walk_layers(self.layer)]
+        names = self.sub_layer_names or [layer.name for layer in layers_of(self.layer)]
         weights = None if self.weight_paths is None else list(self.weight_paths)
         return {"weights": weights, "sub_layer_names": list(names)}
-
-
-def rename(layer: Any, name: str) -> None:
-    """Gives a layer of either Keras a name."""
-    if isinstance(getattr(type(layer), "name", None), property):  # tf_keras lets it be read only
-        layer._name = name
-    else:
-        layer.name = name
 
 
 def relative_paths(layer_class: type, layer: Any, weights: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -223,9 +218,7 @@ def relative_paths(layer_class: type, layer: Any, weights: Iterable[str] | None)
     return None if weights is None else tuple(weights)
 
 
-def paths_by_layer(
-    weights: Iterable[prunable.PrunableWeight], is_open: Callable[[Any], bool]
-) -> dict[int, tuple[str, ...]]:
+def paths_by_layer(weights: Iterable[PrunableWeight], is_open: Callable[[Any], bool]) -> dict[int, tuple[str, ...]]:
     """Returns which layers of a model to wrap, for masks of some of its weights.
 
     Args:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf import prunable
 from force_tf.masks import Masks
+from force_tf.models.paths import layers_by_path, mask_wrappers
 
 
 def _import_tfmot() -> tuple[type, type, type]:
@@ -82,7 +82,7 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
     masks = masks if isinstance(masks, Masks) else Masks(masks)
     known = {
         f"{path}/{relative}": (weight, mask)
-        for path, wrapper in prunable.wrappers(model)
+        for path, wrapper in mask_wrappers(model)
         if not hasattr(type(wrapper), "masked_layer")
         for relative, weight, mask in _pruning_variables(wrapper)
     }
@@ -101,7 +101,7 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
 
 def _pruning_variables(wrapper: PruneLowMagnitude) -> Iterator[tuple[str, tf.Variable, tf.Variable]]:
     """Yields (relative path, weight, mask) of every weight that a wrapper prunes."""
-    owners = {"": wrapper.layer, **{path: chain[-1] for path, chain in prunable.walk_layers(wrapper.layer)}}
+    owners = layers_by_path(wrapper.layer)
     paths = {
         id(value): f"{path}/{name}".lstrip("/")
         for path, owner in owners.items()

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from force_tf.keras_models import keras_of
 from force_tf.layers.keras3 import MaskedLayer
+from force_tf.models.keras_models import keras_of
 
 
 def wrapper_class(model: Any) -> type:

@@ -1,0 +1,1 @@
+"""Which channels of a model are tied, which stay and which go."""

@@ -1,0 +1,88 @@
+"""What each kind of layer does to channels: which of its outputs are constant, which inputs it needs, how it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from force_tf.channels.rules.attention import Attention
+from force_tf.channels.rules.base import PINNED, Cut, Rule, channels
+from force_tf.channels.rules.channelwise import (
+    Activated,
+    Concatenated,
+    Elementwise,
+    Flattened,
+    Merge,
+    Normalized,
+    Padding,
+    ParametricRelu,
+    Passing,
+    Permuted,
+    Rescaled,
+    Reshaped,
+)
+from force_tf.channels.rules.kernels import Affine, Depthwise, Grouped, Separable, Table
+from force_tf.channels.rules.normalizations import GroupNormalized, LayerNormalized, Positional
+from force_tf.channels.rules.operations import operation_rule
+from force_tf.channels.rules.recurrent import Recurrent
+from force_tf.layers.wrappers import masks_of
+from force_tf.models.graph import Call
+from force_tf.models.keras_models import is_layer
+from force_tf.models.paths import unwrapped
+
+__all__ = ["PINNED", "Cut", "Rule", "channels", "rule_for"]
+
+_POOLINGS = ("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling")
+# Of several rules of a kind the first that fits holds.
+_RULES: dict[str, type[Rule] | tuple[type[Rule], ...]] = {
+    "Dense": Affine,
+    **{f"Conv{n}D": (Affine, Grouped) for n in "123"},
+    **{f"Conv{n}DTranspose": Affine for n in "123"},
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), Depthwise),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), Separable),
+    **dict.fromkeys(("ReLU", "LeakyReLU", "ELU", "ThresholdedReLU"), Elementwise),
+    "Activation": Activated,
+    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"), Passing),
+    **dict.fromkeys(("GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"), Passing),
+    **{f"{kind}{n}D": Passing for kind in (*_POOLINGS, "UpSampling", "Cropping") for n in "123"},
+    **{f"ZeroPadding{n}D": Padding for n in "123"},
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), Merge),
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), Recurrent),
+    "MultiHeadAttention": Attention,
+    "BatchNormalization": Normalized,
+    "GroupNormalization": GroupNormalized,
+    "LayerNormalization": (Positional, LayerNormalized),
+    "Rescaling": Rescaled,
+    "PReLU": ParametricRelu,
+    "Embedding": Table,
+    "Concatenate": Concatenated,
+    "Flatten": Flattened,
+    "Permute": Permuted,
+    "Reshape": Reshaped,
+    "RepeatVector": Passing,
+}
+
+
+def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[Call]) -> Rule:
+    """Returns the rule of a layer.
+
+    Args:
+        layer: A layer, a wrapper of one, or an operation of Keras's.
+        masked: Whether zeros are those of masks alone, because other weights are going to be trained.
+        shapes: The shapes of the inputs and of the outputs of its first call.
+        calls: All its calls in the graph.
+    """
+    inner = unwrapped(layer)
+    operation = operation_rule(inner, shapes, calls)
+    if operation is not None:
+        return operation
+    # A user's class may be called as one of Keras's, and an operation as a layer that takes other arguments.
+    is_own = type(inner).__module__.partition(".")[0] in ("keras", "tf_keras")
+    name = type(inner).__name__
+    kinds = _RULES.get(name, ()) if is_own and (is_layer(inner) or name == "Concatenate") else ()
+    if getattr(inner, "data_format", None) == "channels_first":
+        kinds = ()
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    kind = next((kind for kind in kinds if kind.fits(inner, shapes)), Rule)
+    masks = masks_of(layer) if inner is not layer else {}
+    return kind(inner, masks if masked else None, shapes)

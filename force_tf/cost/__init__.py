@@ -1,0 +1,1 @@
+"""What a model costs: multiply-adds, dense or of the kept weights."""

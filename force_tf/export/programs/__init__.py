@@ -1,0 +1,1 @@
+"""Programs that run in processes of their own, and so import nothing of force_tf."""

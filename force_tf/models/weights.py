@@ -1,0 +1,85 @@
+"""Where a layer keeps a weight, and what is asked of one that may be pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from force_tf.models.keras_models import keras_classes
+from force_tf.models.output_channels import output_axes
+from force_tf.models.paths import layers_by_path, split_path
+
+# Weights that the legacy tf_keras calls by another name than Keras 3, whose names the paths take.
+_LEGACY_NAMES = {("DepthwiseConv1D", "kernel"): "depthwise_kernel", ("DepthwiseConv2D", "kernel"): "depthwise_kernel"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunableWeight:
+    """A weight tensor that may be pruned.
+
+    Attributes:
+        path: `layer/attribute`, with outer models and sub-layers before it.
+        layers: The layers from the model's own child down to the one that holds the weight.
+        layer_paths: The paths of `layers`, in which names of tf_keras's layers may hold slashes themselves.
+        attribute: The name of the weight in that layer, such as "kernel".
+        variable: The variable: a `keras.Variable`, or the `tf.Variable` of a tf_keras layer.
+    """
+
+    path: str
+    layers: tuple[Any, ...]
+    layer_paths: tuple[str, ...]
+    attribute: str
+    variable: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.variable.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def input_axes(self) -> tuple[int, ...]:
+        """The axes along which lie the inputs that one output sums: of a convolution the channels, not the window.
+
+        A depthwise kernel has only its window to sum over. Where nothing is summed, as of a vector, they are all axes.
+        """
+        axes, outputs = range(len(self.shape)), output_axes(self.layers[-1], self.attribute)
+        inputs = tuple(axis for axis in axes if axis - len(axes) not in outputs) or tuple(axes)
+        einsum = any(cls.__name__ == "EinsumDense" for cls in type(self.layers[-1]).__mro__)
+        return inputs if einsum or len(outputs) > 1 else inputs[-1:]
+
+
+def weight_variable(layer: Any, attribute: str) -> Any | None:
+    """Returns the variable of a layer's weight, or None if the layer has none."""
+    slot = weight_slot(layer, attribute)
+    return None if slot is None else vars(layer)[slot]
+
+
+def weight_slot(layer: Any, attribute: str) -> str | None:
+    """Returns the entry of `vars(layer)` that holds the variable of a weight, or None if the layer has none.
+
+    Several Keras layers keep `kernel` in `_kernel`, and compute what the public property returns.
+    """
+    legacy = [_LEGACY_NAMES.get((cls.__name__, attribute), attribute) for cls in keras_classes(type(layer))]
+    for name in (attribute, f"_{attribute}", *legacy):
+        if isinstance(vars(layer).get(name), (keras.Variable, tf.Variable)):
+            return name
+    return None
+
+
+def variable_at(layer: Any, path: str) -> Any | None:
+    """Returns the variable of a weight of a layer, or of a layer inside it, or None if there is none.
+
+    Args:
+        layer: A built layer of either Keras, without a wrapper that masks it.
+        path: The weight's path relative to the layer, such as "kernel" or "lstm_cell/kernel".
+    """
+    owner, attribute = split_path(path)
+    owners = layers_by_path(layer) if owner else {"": layer}
+    return weight_variable(owners[owner], attribute)

@@ -1,0 +1,1 @@
+"""What is differentiated, and by what: batches, losses, gradients."""

@@ -1,0 +1,182 @@
+"""First and second derivatives of scalar functions of a model's weights, each traced once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from force_tf.models.keras_models import tf_variable
+from force_tf.objective.batches import Batch
+
+
+class GradientFunction:
+    """The gradient of a scalar function of a model's variables, and its Hessian times a vector.
+
+    Args:
+        function: Takes the arguments that `__call__` gets and returns a scalar tensor.
+        variables: Variables of either Keras to differentiate by.
+        names: Their paths, for error messages.
+        signature: Type specs of the arguments, so that batches of every size run through one trace.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tf.Tensor],
+        variables: Sequence[Any],
+        names: Sequence[str],
+        signature: Sequence[Any],
+    ):
+        self._function = function
+        self._variables = [tf_variable(variable) for variable in variables]
+        self._names = list(names)
+        self._signature = tuple(signature)
+        self._traces: dict[str, tf.types.experimental.PolymorphicFunction] = {}
+
+    def trace(self) -> None:
+        """Traces the gradient now, so that what does not fit fails before any work."""
+        self._traced("gradient", self._gradient, self._signature)
+
+    def __call__(self, *arguments: Any) -> list[tf.Tensor]:
+        """Returns the gradient at the variables' present values, one tensor per variable.
+
+        Raises:
+            ValueError: If the function's value or the gradient is not finite; it names the variable.
+        """
+        traced = self._traced("gradient", self._gradient, self._signature)
+        with _naming(arguments):
+            value, sums, gradients = traced(arguments)
+        self._check_finite(value, sums, gradients, "gradient")
+        return gradients
+
+    def hessian_product(self, vectors: Sequence[tf.Tensor], *arguments: Any) -> list[tf.Tensor]:
+        """Returns H·v, with H the function's Hessian and v one tensor per variable.
+
+        H·v = ∇(stop_gradient(v)·∇f), reverse mode over reverse mode.
+
+        Raises:
+            ValueError: If the function's value or the product is not finite; it names the variable.
+        """
+        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._variables]
+        traced = self._traced("hessian", self._hessian_product, specs, self._signature)
+        with _naming(arguments):
+            value, sums, products = traced(list(vectors), arguments)
+        self._check_finite(value, sums, products, "Hessian-gradient product")
+        return products
+
+    def _traced(self, key: str, function: Callable, *signature: Any) -> tf.types.experimental.PolymorphicFunction:
+        if key not in self._traces:
+            # Keras layers are written for tracing without AutoGraph, and errors stay readable without it. Batches that
+            # the signature does not fit (sequences of another length, say) get one more general trace.
+            traced = tf.function(function, autograph=False, reduce_retracing=True)
+            with _naming(self._signature):
+                traced.get_concrete_function(*signature)
+            self._traces[key] = traced
+        return self._traces[key]
+
+    def _gradient(self, arguments):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._variables)
+            value = self._function(*arguments)
+        gradients = tape.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return value, *_dense_with_sums(gradients)
+
+    def _hessian_product(self, vectors, arguments):
+        with tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(self._variables)
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(self._variables)
+                with _twice_differentiable_moments():
+                    value = self._function(*arguments)
+            gradients = inner.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            product = tf.add_n([tf.reduce_sum(g * tf.stop_gradient(v)) for g, v in zip(gradients, vectors)])
+        products = outer.gradient(product, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return value, *_dense_with_sums(products)
+
+    def _check_finite(self, value, sums, tensors, what: str) -> None:
+        if not tf.math.is_finite(value):
+            raise ValueError(
+                "Expected a finite loss: check the inputs, the targets and the initial weights. "
+                f"Received: {float(value)}"
+            )
+        # A sum is not finite if a summand is not; the sums are there to make the usual case cheap.
+        if tf.reduce_all(tf.math.is_finite(sums)):
+            return
+        for name, tensor in zip(self._names, tensors):
+            if not tf.reduce_all(tf.math.is_finite(tensor)):
+                bad = int(tf.math.count_nonzero(~tf.math.is_finite(tensor)))
+                raise ValueError(
+                    f"Expected a finite {what}: check the inputs and the scale of the initial weights. "
+                    f"Received: {bad} of {int(tf.size(tensor))} entries of the {what} of {name!r} are NaN or infinite"
+                )
+
+
+@contextlib.contextmanager
+def _naming(arguments: Sequence[Any]) -> Iterator[None]:
+    """Names the arguments if they do not fit: TensorFlow names the nodes of its graph."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        parts = [
+            "None" if leaf is None else f"{leaf.dtype.name} of shape {tuple(leaf.shape)}"
+            for leaf in tf.nest.flatten(list(arguments))
+        ]
+        raise ValueError(
+            "Expected inputs, targets and sample weights that fit the model, the loss and each other. "
+            f"Received: {', '.join(parts)}"
+        ) from error
+
+
+def _dense_with_sums(gradients):
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
+    return tf.stack([tf.reduce_sum(gradient) for gradient in gradients]), gradients
+
+
+def mean_gradient(function: GradientFunction, batches: Sequence[Batch]) -> list[tf.Tensor]:
+    """Returns the mean over batches of the gradient, one tensor per variable."""
+    return _mean([lambda batch=batch: function(*batch) for batch in batches])
+
+
+def mean_hessian_product(
+    function: GradientFunction, vectors: Sequence[tf.Tensor], batches: Sequence[Batch]
+) -> list[tf.Tensor]:
+    """Returns the mean over batches of the Hessian times a vector, one tensor per variable."""
+    return _mean([lambda batch=batch: function.hessian_product(vectors, *batch) for batch in batches])
+
+
+def _mean(evaluations: Sequence[Callable[[], list[tf.Tensor]]]) -> list[tf.Tensor]:
+    total = evaluations[0]()
+    for evaluate in evaluations[1:]:
+        total = [tensor + more for tensor, more in zip(total, evaluate())]
+    return total if len(evaluations) == 1 else [tensor / len(evaluations) for tensor in total]
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments() -> Iterator[None]:
+    """Lets normalization layers trace with moments whose second derivatives are right.
+
+    `tf.nn.moments` stops the gradient of the mean inside the variance. That is harmless for first derivatives, where
+    the term vanishes, but not for second ones: Hessian products through BatchNorm come out up to a third off. Both
+    Kerases look the function up when a layer is called, each in another copy of TensorFlow's names.
+    """
+    before = [(module, module.moments) for module in (tf.nn, tf.compat.v2.nn)]
+
+    def moments(x, axes, shift=None, keepdims=False, name=None):
+        del shift, name
+        dtype = x.dtype
+        x = tf.cast(x, tf.float32) if dtype in (tf.float16, tf.bfloat16) else x
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
+        if not keepdims:
+            mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+        return tf.cast(mean, dtype), tf.cast(variance, dtype)
+
+    for module, _ in before:
+        module.moments = moments
+    try:
+        yield
+    finally:
+        for module, original in before:
+            module.moments = original

@@ -1,0 +1,317 @@
+"""`PruneAtInit`: the one loop that all methods share, and the table of what distinguishes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from force_tf import criteria, layers, schedules
+from force_tf.granularity import Granularity, Plan, resolve, split
+from force_tf.masks import Masks
+from force_tf.models.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
+from force_tf.models.keras_models import check_inputs, check_model, keras_of, preserved_variables
+from force_tf.models.layer_selection import LayerSelection
+from force_tf.models.prunable import all_prunable_weights, prunable_weights
+from force_tf.models.rebuild import rebuild
+from force_tf.models.weights import PrunableWeight
+from force_tf.objective.batches import Batches
+from force_tf.objective.losses import DataLoss
+from force_tf.search import presets
+from force_tf.search.flat_scores import fill, saliency_kept, score_dtype
+from force_tf.support import arguments
+from force_tf.version import __version__
+
+
+class PruneAtInit:
+    """Finds, before any training, the weights of a Keras model worth keeping.
+
+    From all weights kept, step t of T scores the network pruned so far and keeps exactly k_t = round(N · density_t)
+    of its N prunable weights: those with the largest scores, the lower index among equal ones.
+
+    Args:
+        method: "snip", "iter_snip", "force", "grasp", "iter_grasp", "synflow", "prospr", "magnitude", "random", or a
+            `force_tf.criteria.Criterion`. A criterion of this package brings the defaults of the method named after it;
+            another one is applied once.
+        sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1.
+        steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force" and "iter_grasp", 100 for
+            "synflow", 1 for the others.
+        schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
+        batches: How many batches each step's score is averaged over.
+        revive: Whether pruned weights may come back; None for the method's own: only in "force".
+        scope: "global" to compare all weights with each other, or "layer" to keep the same fraction of each tensor.
+        min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
+            allows). Taken from the k_t.
+        granularity: What is kept or pruned as one: "weight"; the shape of a block along the last axes of every weight,
+            such as (1, 4), so that blocks take the place of weights in the counts above; a pattern "N:M", such as
+            "2:4": of every M consecutive weights along the input axis at most N are kept; or "channel", for whole
+            output channels, tied ones together, of which `shrink` leaves as many weights as the counts above say, or
+            fewer by less than a channel.
+        layers: Which layers to prune: None for all that are pruned by default; names, paths or regular expressions
+            (matched in full); or a `callable(layer) -> bool`.
+        seed: Shuffles data given as arrays, and draws the scores of "random". None for another order every time.
+
+    Attributes:
+        history: One dict per step of the last search: "step", "density" and "kept" (of the weights, after the cut),
+            "saliency_kept" (the part of the sum of all absolute scores that the kept weights have), "revived" (weights
+            that came back in this step), "seconds".
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range, or a name is unknown.
+
+    Example:
+
+    ```python
+    pruner = force_tf.PruneAtInit("force", sparsity=0.99)
+    pruned = pruner.prune(model, (x_train, y_train))
+    pruned.fit(x_train, y_train)
+    ```
+
+    References:
+        - [Progressive Skeletonization](https://arxiv.org/abs/2006.09081) (FORCE, Iterative SNIP, GraSP-It)
+        - [SNIP](https://arxiv.org/abs/1810.02340), [GraSP](https://arxiv.org/abs/2002.07376),
+          [SynFlow](https://arxiv.org/abs/2006.05467), [ProsPr](https://arxiv.org/abs/2202.08132)
+    """
+
+    def __init__(
+        self,
+        method: str | criteria.Criterion = "force",
+        sparsity: float = 0.99,
+        steps: int | None = None,
+        schedule: str | schedules.Schedule | None = None,
+        batches: int = 1,
+        revive: bool | None = None,
+        scope: str = "global",
+        min_per_layer: int = 0,
+        granularity: str | Sequence[int] = "weight",
+        layers: LayerSelection = None,
+        seed: int | None = None,
+    ):
+        self.method, self.criterion, preset = presets.resolve(method)
+        self.sparsity = arguments.fraction("sparsity", sparsity)
+        self.steps = arguments.integer("steps", preset.steps if steps is None else steps, minimum=1)
+        self.schedule = preset.schedule if schedule is None else schedule
+        self._schedule = schedules.get(self.schedule)
+        self.batches = arguments.integer("batches", batches, minimum=1)
+        self.revive = arguments.one_of("revive", preset.revive if revive is None else revive, (True, False))
+        self.scope = arguments.one_of("scope", scope, ("global", "layer"))
+        self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
+        self._granularity = resolve(granularity)
+        self.granularity = self._granularity.value
+        self.layers = layers
+        self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
+        self.history: list[dict[str, Any]] = []
+        self._densities = schedules.densities(self._schedule, self.steps, 1.0 - self.sparsity)
+
+    def __repr__(self) -> str:
+        return f"PruneAtInit(method={self.method!r}, sparsity={self.sparsity}, steps={self.steps})"
+
+    def find_masks(
+        self,
+        model: keras.Model,
+        data: Any = None,
+        loss: Any = None,
+        batch_size: int = 128,
+        verbose: str | int = "auto",
+    ) -> Masks:
+        """Searches the masks. The model comes back bit for bit as it was, also when the search fails or is interrupted.
+
+        Args:
+            model: A built model of Keras 3 or `tf_keras`.
+            data: What `fit` takes: a batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a
+                `PyDataset`, or any iterable of batches. Each step takes the next `batches` batches, and the data starts
+                over when it runs out. "synflow", "magnitude" and "random" need none.
+            loss: A loss of the model's Keras, its name, or any `callable(y_true, y_pred)` (or a list or dict of them
+                for several outputs); None for the model's compiled loss. Regularizers are not scored.
+            batch_size: The batch size for arrays. Other data keeps its own.
+            verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
+
+        Returns:
+            The `Masks`, with the settings of the search in their metadata.
+
+        Raises:
+            TypeError: If `model` is not a Keras model, or `data` or `loss` of no such form or of the other Keras.
+            ValueError: If the model is not built or pruned already, if data, targets or loss do not fit, if nothing
+                would be left, or if a loss, gradient or score is not finite.
+
+        Warns:
+            LayerCollapseWarning: If the output of the pruned network no longer depends on its input.
+        """
+        return self._find_masks(model, data, loss, batch_size, verbose)
+
+    def prune(
+        self,
+        model: keras.Model,
+        data: Any = None,
+        loss: Any = None,
+        batch_size: int = 128,
+        verbose: str | int = "auto",
+    ) -> keras.Model:
+        """Returns the pruned model, ready for `fit`: `apply_masks(model, self.find_masks(model, ...))`.
+
+        The arguments are those of `find_masks`.
+
+        Raises:
+            ImportError: If `model` is of `tf_keras`, and tensorflow-model-optimization is not installed.
+        """
+        check_model(model)
+        layers.wrapper_class(model)  # a search of hours should not end with a package that is missing
+        return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose))
+
+    def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:
+        verbose = arguments.one_of("verbose", verbose, ("auto", 0, 1, 2))
+        check_model(model)
+        if layers.is_pruned(model):
+            raise ValueError(
+                "Expected a model without masks; call `force_tf.strip_pruning(model)` first. "
+                f"Received: the model {model.name!r}, which is pruned already"
+            )
+        weights, left_out = prunable_weights(model, self.layers)
+        granularity = self._granularity.bound(model, weights)
+        plan = self._plan(weights, granularity)
+        network = self._network(model, weights, data, loss, arguments.integer("batch_size", batch_size, minimum=1))
+        searched = self._in_precision(network)
+        with preserved_variables(searched.model):
+            flat = self._search(searched, plan, granularity, verbose)
+        masks = dict(zip((weight.path for weight in weights), split(flat, weights)))
+        return Masks(masks, left_out=left_out, metadata=self._metadata(model) | self._check_collapse(network, masks))
+
+    def _in_precision(self, network: criteria.Network) -> criteria.Network:
+        """The network in the precision that the criterion asks for, or itself where Keras cannot copy its model."""
+        precision = self.criterion.precision
+        if precision in (None, network.model.compute_dtype):
+            return network
+        try:
+            copy = rebuild(network.model, precision=precision)
+        except ValueError:
+            return network
+        variables = {weight.path: weight for weight in all_prunable_weights(copy)}
+        return dataclasses.replace(network, model=copy, weights=[variables[weight.path] for weight in network.weights])
+
+    def _plan(self, weights: Sequence[PrunableWeight], granularity: Granularity) -> Plan:
+        """What every step keeps, checked before any work."""
+        sizes = [granularity.units(weight) for weight in weights]
+        counts = [round(sum(sizes) * density) for density in self._densities]
+        floors = [granularity.floor(weight, self.min_per_layer) for weight in weights]
+        self._check_sparsity(weights, granularity, counts)
+        needed = granularity.fewest(weights, floors)
+        if needed > min(counts):
+            raise ValueError(
+                f"Expected a `min_per_layer` that {min(counts):,} kept {granularity.unit} can fill; over "
+                f"{len(weights)} tensors it needs {needed:,}. Lower it or `sparsity`. "
+                f"Received: min_per_layer={self.min_per_layer}"
+            )
+        if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
+            raise ValueError(
+                "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
+                f"revive=True). Received: schedule={self.schedule!r}"
+            )
+        return Plan(weights, self._densities, sizes, floors, counts, self.scope, self.revive)
+
+    def _check_sparsity(
+        self, weights: Sequence[PrunableWeight], granularity: Granularity, counts: Sequence[int]
+    ) -> None:
+        """Raises if the granularity cannot keep so many units."""
+        unit, total = granularity.unit, sum(granularity.units(weight) for weight in weights)
+        most = sum(granularity.limit(weight) for weight in weights)
+        if min(counts) < 1:
+            raise ValueError(
+                f"Expected a sparsity that leaves at least one of the {total:,} prunable {unit}. "
+                f"Received: sparsity={self.sparsity}"
+            )
+        if counts[-1] > most:
+            raise ValueError(
+                f"Expected a sparsity of at least {1 - most / total:.12g}, since granularity={self.granularity!r} "
+                f"lets {most:,} of the {total:,} prunable {unit} stay. Received: sparsity={self.sparsity}"
+            )
+        fixed = granularity.fewest(weights, [0] * len(weights))
+        if fixed > min(counts):
+            raise ValueError(
+                f"Expected a sparsity of at most {1 - fixed / total:.12g}, since granularity={self.granularity!r} "
+                f"cannot remove {fixed:,} of the {total:,} prunable {unit}. Received: sparsity={self.sparsity}"
+            )
+
+    def _network(self, model, weights, data, loss, batch_size: int) -> criteria.Network:
+        network = criteria.Network(model, weights, np.random.default_rng(self.seed), self.batches)
+        if self.criterion.needs_data:
+            if data is None:
+                raise ValueError(f"Expected `data`: the method {self.method!r} scores a loss. Received: data=None")
+            network.data_loss = self.criterion.loss(DataLoss(model, loss))
+        if data is not None:
+            network.batches = Batches(data, batch_size, self.seed)
+            check_inputs(model, network.batches.first.x)
+        if self.criterion.needs_data:
+            network.batches.check = network.data_loss.check_targets
+        return network
+
+    def _search(
+        self, network: criteria.Network, plan: Plan, granularity: Granularity, verbose: str | int
+    ) -> np.ndarray:
+        self.history = []
+        self.criterion.prepare(network)
+        network.dense = network.masked_weights()
+        keep = np.ones(sum(weight.size for weight in network.weights), bool)
+        # One buffer for all steps: new memory of that size costs as much as filling it.
+        scores = np.empty(keep.size, score_dtype(network.weights))
+        progress = keras.utils.Progbar(
+            self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
+        )
+        for step in range(1, self.steps + 1):
+            begin = time.perf_counter()
+            fill(scores, self.criterion.scores(network), network.weights)
+            before = keep
+            eligible = None if self.revive or step == 1 else before
+            keep = granularity.cut(plan, step, scores, eligible)
+            kept = int(np.count_nonzero(granularity.used(plan, keep)))
+            row = {
+                "step": step,
+                "density": kept / keep.size,
+                "kept": kept,
+                "saliency_kept": saliency_kept(scores, keep),
+                "revived": int(np.count_nonzero(keep & ~before)),
+            }
+            if step < self.steps:
+                for weight, dense, mask in zip(network.weights, network.dense, split(keep, network.weights)):
+                    weight.variable.assign(tf.where(mask, dense, 0))
+            self.history.append({**row, "seconds": time.perf_counter() - begin})
+            progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
+        return granularity.used(plan, keep)
+
+    def _check_collapse(self, network: criteria.Network, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+        inputs = probe_inputs(network.model, network.batches, network.random)
+        if inputs is None:  # a subclassed model and no data: there is nothing to try it on
+            return {"collapsed": None, "collapsed_weights": []}
+        paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
+        if paths:
+            # Four frames up: past _find_masks and the public method that called it.
+            warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=4)
+        return {"collapsed": bool(paths), "collapsed_weights": paths}
+
+    def _metadata(self, model) -> dict[str, Any]:
+        module = keras_of(model)
+        return {
+            "method": self.method,
+            "criterion": repr(self.criterion),
+            "sparsity": self.sparsity,
+            "steps": self.steps,
+            "schedule": self.schedule if isinstance(self.schedule, str) else repr(self.schedule),
+            "batches": self.batches,
+            "revive": self.revive,
+            "scope": self.scope,
+            "min_per_layer": self.min_per_layer,
+            "granularity": self.granularity,
+            "seed": self.seed,
+            "versions": {
+                "force_tf": __version__,
+                module.__name__: module.__version__,
+                "tensorflow": tf.__version__,
+            },
+        }

@@ -1,0 +1,124 @@
+"""Which channels of a model must stay: the rules of its layers, applied until nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from force_tf.channels.calls import LayerCalls, layer_calls
+from force_tf.channels.rules import Cut, channels
+from force_tf.models.graph import Graph, graphs_of
+from force_tf.models.keras_models import is_graph
+
+
+class Analysis:
+    """The channels of a graph to keep.
+
+    Args:
+        graph: The graph of a built model, wrapped or not.
+        masked: Whether zeros are those of masks alone, because other weights are going to be trained.
+        fixed: The ids of layers that stay as they are.
+        inner: What is known of the models inside, by their ids.
+
+    Attributes:
+        constants: The constants of each tensor.
+        kept: Which channels of each tensor must stay.
+        unknown: The layers, without their wrappers, that keep all their channels because no rule knows them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        masked: bool,
+        fixed: Collection[int] = (),
+        inner: Mapping[int, Analysis] | None = None,
+    ):
+        self.graph = graph
+        self._inner = inner or {}
+        self._layers = layer_calls(graph, masked, fixed)
+        self.unknown = [
+            each.rule.layer
+            for each in self._layers
+            if not (each.rule.known or is_graph(each.layer) or type(each.layer).__name__ == "InputLayer")
+        ]
+        self.constants = self._find_constants()
+        self.kept = [np.zeros(channels(shape), bool) for shape in graph.shapes]
+        for output in graph.outputs:
+            self.kept[output][:] = True
+        self._spread()
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether an output of the model is the same for every input."""
+        return any(not np.isnan(self.constants[output]).any() for output in self.graph.outputs)
+
+    def cuts(self) -> dict[int, Cut]:
+        """Returns the smaller form of each layer that has one, by the id of the layer without its wrapper."""
+        found = {}
+        for each in self._layers:
+            inputs, outputs = (_of(numbers[0], self.kept) for numbers in (each.inputs, each.outputs))
+            if all(kept.all() for kept in (*inputs, *outputs)) and not each.rule.has_inner_channels:
+                continue
+            cut = each.rule.cut(inputs, outputs, self._agreed(each))
+            if cut is not None:
+                found[id(each.rule.layer)] = cut
+        return found
+
+    def _find_constants(self) -> list[np.ndarray]:
+        constants = [np.full(channels(shape), np.nan) for shape in self.graph.shapes]
+        rules = {id(each.layer): each.rule for each in self._layers}
+        for call in self.graph.calls:
+            model = self._inner.get(id(call.layer))
+            if model is None:
+                found = rules[id(call.layer)].constants(_of(call.inputs, constants))
+            else:
+                found = _of(model.graph.outputs, model.constants)
+            for output, values in zip(call.outputs, found, strict=True):
+                constants[output] = values
+        return constants
+
+    def _spread(self) -> None:
+        """Marks what the rules ask for, until nothing changes, and a channel of every tensor at least."""
+        while True:
+            before = sum(int(kept.sum()) for kept in self.kept)
+            for each in reversed(self._layers):
+                kept = [np.logical_or.reduce(_of(numbers, self.kept)) for numbers in each.slots]
+                count = len(each.inputs[0])
+                each.rule.keep(kept[:count], kept[count:], self._agreed(each))
+                for numbers, marks in zip(each.slots, kept):
+                    for number in numbers:
+                        self.kept[number] |= marks
+            if before == sum(int(kept.sum()) for kept in self.kept):
+                empty = [kept for kept in self.kept if not kept.any()]
+                if not empty:
+                    return
+                for kept in empty:
+                    kept[0] = True
+
+    def _agreed(self, each: LayerCalls) -> list[np.ndarray]:
+        """The constants of a layer's inputs that are the same in all of its calls."""
+        agreed = []
+        for numbers in zip(*each.inputs):
+            values = np.stack(_of(numbers, self.constants))
+            agreed.append(np.where((values == values[0]).all(axis=0), values[0], np.nan))
+        return agreed
+
+
+def analyses_of(model: Any, masked: bool) -> list[Analysis]:
+    """Returns the analyses of a built model and of all models inside it, its own as the last.
+
+    Args:
+        model: A built Functional or Sequential model, wrapped or not.
+        masked: Whether zeros are those of masks alone, because other weights are going to be trained.
+    """
+    graphs, shared = graphs_of(model)
+    found: dict[int, Analysis] = {}
+    for key, graph in graphs.items():
+        found[key] = Analysis(graph, masked, shared, found)
+    return list(found.values())
+
+
+def _of(numbers: Iterable[int], arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [arrays[number] for number in numbers]

@@ -1,0 +1,11 @@
+"""Tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], alignments: str) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, alignments, widths)).rstrip() for row in rows)
+    return "\n".join(lines)

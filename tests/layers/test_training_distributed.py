@@ -1,0 +1,14 @@
+"""Search and training on several devices. Virtual devices have to be set before TensorFlow starts: in a process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["keras", "tf_keras"])
+def test_mirrored_strategy_over_two_virtual_cpus(module):
+    script = Path(__file__).parents[1] / "helpers" / "two_replicas.py"
+    done = subprocess.run([sys.executable, script, module], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

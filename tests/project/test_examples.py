@@ -1,0 +1,233 @@
+"""The example scripts run from a shell, go on after interruptions, and explain wrong flags."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+from absl import flags
+from absl.testing import flagsaver
+
+import force_tf
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "examples"))
+
+# isort: split
+import prune_and_train  # noqa: E402
+
+
+def command(script, *flags):
+    return [sys.executable, str(ROOT / script), *flags]
+
+
+def run(script, *flags):
+    # Results must not depend on the folder in which a script is started.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        command(script, *flags), capture_output=True, text=True, check=False, env=environment, timeout=280
+    )
+
+
+def tiny(folder):
+    return (
+        "--dataset=digits",
+        "--network=lenet_300_100",
+        "--sparsity=0.9",
+        "--steps=3",
+        "--epochs=6",
+        "--batch_size=32",
+        f"--output_dir={folder}",
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a small run of prune_and_train, from start to end."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = run("examples/prune_and_train.py", *tiny(folder))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def read_results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_quickstart(tmp_path):
+    result = run("examples/quickstart.py", "--epochs=1", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "nothing but the table belongs on the terminal"
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.endswith(" ms")}
+    assert list(rows) == ["dense", "random", "snip", "force"], result.stdout
+    sizes = {name: (tmp_path / f"{name}.tflite").stat().st_size for name in rows}
+    assert all(f"{size:,} bytes" in rows[name] for name, size in sizes.items()), result.stdout
+    assert sizes["force"] < sizes["dense"] / 5
+    for name in ("accuracy", "density", "search"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    assert force_tf.get_masks(keras.saving.load_model(tmp_path / "force.keras")).sparsity == pytest.approx(
+        0.98, abs=1e-4
+    )
+
+
+def test_shrink_and_train(tmp_path):
+    result = run("examples/shrink_and_train.py", "--steps=10", "--epochs=1", "--limit=300", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "nothing but the tables belongs on the terminal"
+    results = read_results(tmp_path)
+    small = keras.saving.load_model(tmp_path / "small.keras")
+    channels = {row["path"]: row["channels_after"] for row in results["report"]["layers"]}
+    assert channels == {layer.name: layer.output.shape[-1] for layer in small.layers if layer.name in channels}, (
+        "the report is not of the network that was trained"
+    )
+    assert sum(channels.values()) < sum(row["channels_before"] for row in results["report"]["layers"])
+    assert results["pruned and shrunk"]["tflite"]["bytes"] == (tmp_path / "small.tflite").stat().st_size
+    for name in ("channels", "accuracy"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    assert f"{results['dense']['tflite']['bytes']:,} bytes" in result.stdout
+
+
+def test_prune_and_train_writes_everything(finished):
+    results = read_results(finished)
+    assert results["settings"]["method"] == "force"
+    assert results["versions"]["keras"] == keras.__version__
+    assert results["tflite"]["bytes"] == (finished / "model.tflite").stat().st_size
+    assert [row["epoch"] for row in results["history"]] == [1, 2, 3, 4, 5, 6]
+    assert results["test_accuracy"] > 0.5, "ten digits: guessing would give 0.1"
+
+    masks = force_tf.Masks.load(finished / "masks.npz")
+    assert (masks.kept, masks.total) == (results["kept_weights"], results["prunable_weights"]) == (5020, 50200)
+    model = keras.saving.load_model(finished / "model.keras")
+    for layer in ("dense_1", "dense_2", "logits"):
+        kernel = model.get_layer(layer).kernel.numpy()
+        assert np.all(kernel[~masks[f"{layer}/kernel"]] == 0), f"pruned weights of {layer} are not zero"
+    assert list((finished / "logs").rglob("events.*")), "no TensorBoard logs"
+    assert {path.name for path in finished.glob("*.png")} == {"accuracy.png", "density.png", "search.png"}
+    assert not list(finished.glob(".*")), "half-written files were left"
+
+
+def test_a_finished_run_does_nothing_more(finished, capsys):
+    before = (finished / "results.json").stat().st_mtime_ns
+    settings = read_results(finished)["settings"]
+    prune_and_train.run(settings, str(finished), None)
+    assert "finished already" in capsys.readouterr().out
+    assert (finished / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_run_is_refused(finished):
+    settings = read_results(finished)["settings"] | {"seed": 7}
+    with pytest.raises(ValueError, match=r"--seed=0.*Received: --seed=7$"):
+        prune_and_train.run(settings, str(finished), None)
+
+
+def test_an_interrupted_training_ends_as_if_it_had_not_been(finished, tmp_path):
+    for stop, epoch in ((signal.SIGKILL, 3), (signal.SIGINT, 5)):
+        process = subprocess.Popen(
+            command("examples/prune_and_train.py", *tiny(tmp_path)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        next(line for line in process.stdout if line.startswith(f"Epoch {epoch}/"))
+        process.send_signal(stop)
+        output = process.communicate(timeout=100)[0]
+        assert process.returncode != 0, output
+        assert not (tmp_path / "results.json").exists(), output
+    assert "Run the same command again to go on." in output
+    assert "Traceback" not in output
+
+    resumed = run("examples/prune_and_train.py", *tiny(tmp_path))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on after epoch" in resumed.stdout
+    losses = [[row["loss"] for row in read_results(folder)["history"]] for folder in (tmp_path, finished)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    weights = [keras.saving.load_model(f / "model.keras").get_weights() for f in (tmp_path, finished)]
+    for resumed_weight, weight in zip(*weights):
+        np.testing.assert_allclose(resumed_weight, weight, rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_on_tf_keras(tmp_path):
+    """Killed once, so that a wrapped model is loaded in another process than the one that saved it."""
+    flags = (*tiny(tmp_path), "--keras=tf_keras")
+    process = subprocess.Popen(
+        command("examples/prune_and_train.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    next(line for line in process.stdout if line.startswith("Epoch 3/"))
+    process.kill()
+    process.communicate(timeout=100)
+    resumed = run("examples/prune_and_train.py", *flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on after epoch" in resumed.stdout
+    results = read_results(tmp_path)
+    assert results["versions"]["tf_keras"] == tf_keras.__version__
+    assert results["test_accuracy"] > 0.5, "ten digits: guessing would give 0.1"
+    masks = force_tf.Masks.load(tmp_path / "masks.npz")
+    model = tf_keras.saving.load_model(tmp_path / "model.keras")
+    for layer in ("dense_1", "dense_2", "logits"):
+        kernel = model.get_layer(layer).kernel.numpy()
+        assert np.all(kernel[~masks[f"{layer}/kernel"]] == 0), f"pruned weights of {layer} are not zero"
+
+
+def test_dense_baseline(finished, tmp_path, capsys):
+    settings = read_results(finished)["settings"] | {"method": "dense", "epochs": 1, "limit": 100}
+    prune_and_train.run(settings, str(tmp_path), None)
+    assert read_results(tmp_path)["kept_weights"] is None
+    assert not (tmp_path / "masks.npz").exists()
+    assert "Test accuracy" in capsys.readouterr().out
+
+
+def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
+    output = tmp_path / "results.jsonl"
+    setting = {"seed": 0, "epochs": 1, "learning_rate": 0.1, "limit": None}
+    cells = {("lenet_5", "dense", 0.0): [1.0, 2.0, 3.0], ("lenet_5", "force", 0.99): [4.0]}
+    with output.open("w") as file:
+        for (network, method, sparsity), errors in cells.items():
+            for seed, error in enumerate(errors):
+                row = setting | {"network": network, "method": method, "sparsity": sparsity, "seed": seed}
+                file.write(json.dumps({"setting": row, "error": error, "collapsed": method == "force"}) + "\n")
+    result = run(
+        "benchmarks/mnist_results.py", f"--output={output}", "--table_only", "--lenet_5_epochs=1", "--learning_rate=0.1"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "| dense | – | – | 2.00 ± 1.00 | 2.00 ± 1.00 |" in result.stdout
+    assert "| force | – | – | – | 4.00 (1 of 1 collapsed) |" in result.stdout
+    assert "| SNIP, as published | 1.6 | 2.4 | 0.8 | 1.1 |" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--sparsity=1", r"sparsity=1.0: expected a fraction in \[0, 1\)"),
+        ("--sparsity=nan", r"expected a fraction in \[0, 1\)"),
+        ("--method=forse", r"method=forse.*force\|iter_snip\|snip"),
+        ("--network=vgg12", r"network=vgg12.*vgg11\|vgg13"),
+        ("--epochs=0", "epochs=0"),
+        ("--steps=0", "steps=0"),
+    ],
+)
+def test_wrong_flags_are_refused_when_they_are_parsed(flag, message):
+    with flagsaver.flagsaver(), pytest.raises(flags.IllegalFlagValueError, match=message):
+        flags.FLAGS(["prune_and_train", flag])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--sparsity=1", "expected a fraction in [0, 1)"), ("--output_dir=/dev/null/run", "Received: '/dev/null/run'")],
+)
+def test_bad_settings_get_a_sentence_and_no_traceback(flag, message):
+    result = run("examples/prune_and_train.py", "--dataset=digits", "--network=lenet_300_100", flag)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_explains():
+    result = run("examples/prune_and_train.py", "--help")
+    assert "python examples/prune_and_train.py --dataset=cifar10" in result.stdout
+    assert "The fraction of the prunable weights to remove" in result.stdout

@@ -1,0 +1,170 @@
+"""The parts of the examples: networks as published, and batches that depend on seed and epoch alone."""
+
+import math
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples"))
+
+# isort: split
+import image_data
+import networks
+import run_folder
+import training
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "weights"),
+    [
+        # What the papers (or, to the weight, the counts of their official codes) say of the trainable weights.
+        ("lenet_300_100", (28, 28, 1), 266_610),
+        ("lenet_5", (28, 28, 1), 431_080),
+        ("vgg11", (32, 32, 3), 9_228_362),
+        ("vgg16", (32, 32, 3), 14_724_042),
+        ("vgg19", (32, 32, 3), 20_035_018),
+        ("resnet20", (32, 32, 3), 272_474),
+        ("resnet50", (32, 32, 3), 23_520_842),
+    ],
+)
+def test_networks_have_the_published_size(name, shape, weights):
+    model = networks.build(name, shape, classes=10)
+    assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == weights
+    assert model.output_shape == (None, 10)
+    assert model.layers[-1].activation is keras.activations.linear, "the last layer returns logits"
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)], ids=str)
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5", "small_convnet", "vgg11", "resnet20"])
+def test_networks_take_the_images_of_every_data_set(name, shape):
+    model = networks.build(name, shape, classes=3)
+    assert model(np.zeros((2, *shape), np.float32)).shape == (2, 3)
+
+
+def test_weights_follow_from_the_seed():
+    first, same, other = (networks.build("resnet20", (32, 32, 3), 10, seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, same))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other))
+    assert not np.array_equal(first[5], first[10]), "layers of one shape must not share their weights"
+
+
+def test_kaiming_normal_initialization():
+    kernel = networks.build("vgg11", (32, 32, 3), 10).get_layer("block4_2_conv").kernel
+    fan_in = 3 * 3 * 512
+    np.testing.assert_allclose(np.std(kernel), math.sqrt(2 / fan_in), rtol=0.01)
+    assert np.abs(kernel).max() > 3 * math.sqrt(2 / fan_in), "the distribution is not truncated"
+
+
+def test_weight_decay_acts_as_in_pytorch():
+    model = networks.build("lenet_300_100", (4, 4, 1), 2, weight_decay=0.5)
+    with tf.GradientTape() as tape:
+        penalty = sum(model.losses)
+    for variable, gradient in zip(
+        model.trainable_variables, tape.gradient(penalty, [v.value for v in model.trainable_variables])
+    ):
+        np.testing.assert_allclose(gradient, 0.5 * variable.numpy(), rtol=1e-6, err_msg=variable.path)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"vgg19.*Received: 'vgg18'"):
+        networks.build("vgg18", (32, 32, 3), 10)
+    with pytest.raises(ValueError, match=r"digits.*Received: 'imagenet'"):
+        image_data.load("imagenet")
+
+
+@pytest.fixture
+def colours():
+    """Nine 6x6 images of one colour each, with frames, as a data set with augmentation."""
+    images = np.zeros((9, 6, 6, 3), np.uint8)
+    images[:] = np.arange(1, 10, dtype=np.uint8)[:, None, None, None] * 20
+    labels = np.arange(9)
+    return image_data.ImageData(images, labels, images, labels, classes=9, augment=True)
+
+
+def test_an_epoch_holds_every_image_once_in_another_order(colours):
+    batches = list(colours.train_batches(4, seed=0, epochs=2))
+    assert [len(y) for _, y in batches] == [4, 4, 1] * 2
+    first, second = (np.concatenate([y for _, y in half]) for half in (batches[:3], batches[3:]))
+    assert sorted(first) == sorted(second) == list(range(9))
+    assert list(first) != list(second)
+
+
+def test_later_epochs_are_the_same_wherever_one_starts(colours):
+    whole = list(colours.train_batches(4, seed=3, epochs=3))[6:]
+    rest = list(colours.train_batches(4, seed=3, first_epoch=2, epochs=3))
+    assert len(whole) == len(rest) == 3
+    for (x, y), (again_x, again_y) in zip(whole, rest):
+        np.testing.assert_array_equal(x, again_x)
+        np.testing.assert_array_equal(y, again_y)
+
+
+def test_augmentation_shifts_by_up_to_four_pixels_and_mirrors():
+    ramp = np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1)
+    images = np.repeat(ramp, 2000, axis=0)
+    data = image_data.ImageData(images, np.zeros(2000, int), ramp, np.zeros(1, int), classes=1, augment=True)
+    ((x, _),) = data.train_batches(2000, seed=0)
+    pixels = np.rint(x * data.deviation + data.mean).astype(int)[..., 0]
+    padded = np.pad(ramp[0, :, :, 0], 4)
+    crops = {padded[i : i + 8, j : j + 8].tobytes(): False for i in range(9) for j in range(9)}
+    crops |= {padded[i : i + 8, j : j + 8][:, ::-1].tobytes(): True for i in range(9) for j in range(9)}
+    seen = [image.astype(np.uint8).tobytes() for image in pixels]
+    assert set(seen) == set(crops), "every shift and its mirror image come up, and nothing else"
+    mirrored = np.mean([crops[image] for image in seen])
+    assert 0.45 < mirrored < 0.55, f"{mirrored:.0%} of the images are mirrored"
+
+
+def test_digits_are_split_once_and_normalized():
+    data = image_data.load("digits")
+    assert (len(data.train_labels), len(data.test_labels)) == (1347, 450)
+    assert data.input_shape == (8, 8, 1)
+    x = np.concatenate([x for x, _ in data.train_batches(500, seed=0)])
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
+
+
+def test_a_data_set_that_cannot_be_got_is_explained(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def download(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    # Not sooner: what TensorFlow Datasets needs before a download must be installed.
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", download)
+    folder = str(tmp_path)
+    with pytest.raises(OSError, match=rf"no route to host.*--data_dir.*Received: data_dir={folder!r}"):
+        image_data.load("mnist", folder)
+
+
+def test_learning_rate_falls_at_3_and_5_sevenths():
+    model = networks.build("lenet_300_100", (2, 2, 1), 2)
+    training.compile_model(model, 0.1, steps=70)
+    rates = []
+    for step in (0, 30, 31, 50, 51, 69):
+        model.optimizer.iterations.assign(step)
+        rates.append(float(model.optimizer.learning_rate))
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+    assert model.optimizer.momentum == 0.9
+
+
+def _fail_in_the_middle(folder):
+    with folder.writing("settings.json") as aside:
+        pathlib.Path(aside).write_text("half")
+        raise RuntimeError
+
+
+def test_a_failing_write_leaves_the_file_before(tmp_path):
+    folder = run_folder.RunFolder(tmp_path, {"seed": 1})
+    with pytest.raises(RuntimeError):
+        _fail_in_the_middle(folder)
+    assert folder.read_json("settings.json") == {"seed": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    run_folder.RunFolder(tmp_path, {"seed": 1, "epochs": 5, "method": "snip"})
+    run_folder.RunFolder(tmp_path, {"seed": 1, "epochs": 5, "method": "snip"})
+    with pytest.raises(ValueError, match=r"--epochs=5.*Received: --epochs=6$"):
+        run_folder.RunFolder(tmp_path, {"seed": 1, "epochs": 6, "method": "force"})
