@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion, Network
+from force_tf.models.keras_models import array_variables
 from force_tf.objective.batches import Batch
 from force_tf.objective.gradients import GradientFunction
 
@@ -100,7 +101,8 @@ class _State:
     def __init__(self, network: Network):
         self.variables = [weight.variable for weight in network.weights] + network.other_variables
         self.trainable = [tf.convert_to_tensor(variable) for variable in self.variables]
-        self._others: list[Any] = network.model.non_trainable_variables
+        trainable = {id(variable) for variable in network.model.trainable_variables}
+        self._others = [each for each in array_variables(network.model) if id(each) not in trainable]
         self._other_values = [tf.convert_to_tensor(variable) for variable in self._others]
 
     def restore(self) -> None:

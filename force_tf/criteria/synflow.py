@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion, Network
-from force_tf.models.keras_models import input_specs, logits
+from force_tf.models.keras_models import array_variables, input_specs, logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +32,20 @@ class SynFlow(Criterion):
     precision: ClassVar[str | None] = "float64"
 
     def prepare(self, network: Network) -> None:
-        for variable in network.model.variables:
+        for variable in array_variables(network.model):
             if tf.as_dtype(variable.dtype).is_floating:
                 variable.assign(tf.abs(variable))
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         specs = input_specs(network.model, network.batches)
-        ones = tf.nest.map_structure(lambda spec: tf.ones([1, *spec.shape[1:]], spec.dtype), specs)
+        ones = tf.nest.map_structure(_one_row_of_ones, specs)
         gradients = network.gradient_function(total_flow, [specs])(ones)
         return (tf.abs(weight * gradient) for weight, gradient in zip(network.masked_weights(), gradients))
+
+
+def _one_row_of_ones(spec: tf.TensorSpec) -> tf.Tensor:
+    shape = [1, *spec.shape[1:]]
+    return tf.fill(shape, "1") if spec.dtype == tf.string else tf.ones(shape, spec.dtype)
 
 
 def total_flow(model: Any, ones: Any) -> tf.Tensor:

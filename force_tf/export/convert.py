@@ -17,7 +17,7 @@ import tensorflow as tf
 from force_tf.export import flatbuffer
 from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, leaf_name, unique_names
-from force_tf.models.keras_models import preserved_variables, tf_variable
+from force_tf.models.keras_models import array_variables, preserved_variables, tf_variable
 from force_tf.models.paths import layers_of
 from force_tf.models.rebuild import rebuild
 
@@ -119,8 +119,8 @@ def convert_with_reference(model: keras.Model, signature: Signature, quantizatio
     Raises:
         ValueError: If TFLite cannot express the model.
     """
-    values = [variable.numpy() for variable in model.variables]
-    dense_values = refilled(values, [_plain_name(variable) for variable in model.variables])
+    values = [variable.numpy() for variable in array_variables(model)]
+    dense_values = refilled(values, [_plain_name(variable) for variable in array_variables(model)])
     in_floats = Quantization(select_tf_ops=quantization.select_tf_ops)
     # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the pruned file.
     reference, signature = _convert_dense(model, signature, dense_values, in_floats)
@@ -175,13 +175,13 @@ def convert(
     # A converted file holds what the variables hold at that moment.
     with quiet() as messages, preserved_variables(model):
         try:
-            for variable, value in zip(model.variables, values, strict=True):
+            for variable, value in zip(array_variables(model), values, strict=True):
                 variable.assign(value)
             serve = _serving_function(model, signature)
             specs = {spec.name: spec for spec in signature.specs}
             module = tf.Module()
             module.serve = serve
-            module.weights = [tf_variable(variable) for variable in model.variables]
+            module.weights = [tf_variable(variable) for variable in array_variables(model)]
             converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function(**specs)], module)
             quantization.configure(converter, signature)
             content = converter.convert()

@@ -49,6 +49,14 @@ def tf_variable(variable: Any) -> tf.Variable:
     return tf.distribute.get_strategy().experimental_local_results(inner)[0]
 
 
+def array_variables(item: Any) -> list[Any]:
+    """Returns the variables of a model or layer of either Keras.
+
+    tf_keras lists the tables of its lookups among them, which hold no array and cannot be assigned.
+    """
+    return [variable for variable in item.variables if isinstance(variable, (keras.Variable, tf.Variable))]
+
+
 def compile_arguments(model: Any) -> dict[str, Any]:
     """Returns the arguments that a model was compiled with, the objects themselves; an empty dict if it was not."""
     compiled = model.compiled if hasattr(model, "compiled") else getattr(model, "_is_compiled", False)
@@ -105,7 +113,7 @@ def preserved_variables(model: Any) -> Iterator[None]:
     masked weights.
     """
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
-    state = [(variable, tf.convert_to_tensor(variable)) for variable in model.variables]
+    state = [(variable, tf.convert_to_tensor(variable)) for variable in array_variables(model)]
     # The random layers of tf_keras hold their seeds outside of their variables, and count one up whenever it is traced.
     random = [layer._random_generator for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
     generators = [each._generator for each in random if getattr(each, "_generator", None) is not None]

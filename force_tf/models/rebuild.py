@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +14,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from force_tf.models.adapted import config_of, copy_adapted_state, derives_from_variables, forgotten_variables
 from force_tf.models.compiling import copy_compile_configuration
 from force_tf.models.keras_models import (
     NotCopyableError,
+    array_variables,
     check_is_graph,
     is_graph,
     is_layer,
@@ -136,7 +139,7 @@ def _copy_layer(layer, precision: str | None, changed_config: Mapping[str, Any])
     try:
         # Lambdas are safe: the code comes from the model in memory, not from a file.
         with module.saving.custom_object_scope(own), serialization.SafeModeScope(False):
-            config = {**layer.get_config(), **changed_config}
+            config = {**config_of(layer), **changed_config}
             copy = type(layer).from_config(_in_precision(config, precision) if precision else config)
     except Exception as error:
         raise NotCopyableError(
@@ -146,6 +149,8 @@ def _copy_layer(layer, precision: str | None, changed_config: Mapping[str, Any])
         ) from error
     if isinstance(layer, module.layers.Lambda):
         copy.function = layer.function  # what is made from the configuration has lost its global names
+    if is_layer(copy):
+        copy_adapted_state(layer, copy)  # before it is called, as its output's shape may follow from it
     return copy
 
 
@@ -199,8 +204,9 @@ def _set_policy(model, policy) -> None:
 
 def _copy_variables(source, copy, change: Change | None) -> list[tuple[Any, Any]]:
     changed = _assign_values(source, copy, {} if change is None else change.values)
-    assigned = {id(variable) for pair in changed for variable in pair}
-    rest = [[each for each in layer.variables if id(each) not in assigned] for layer in (source, copy)]
+    forgotten = forgotten_variables(source)
+    assigned = {id(variable) for variable in (*itertools.chain(*changed), *forgotten)}
+    rest = [[each for each in array_variables(layer) if id(each) not in assigned] for layer in (source, copy)]
     shapes = [[tuple(variable.shape) for variable in variables] for variables in rest]
     if shapes[0] != shapes[1]:
         raise NotCopyableError(
@@ -215,9 +221,10 @@ def _copy_variables(source, copy, change: Change | None) -> list[tuple[Any, Any]
             new.trainable = old.trainable
             # Keras numbers variables that a layer gives no name throughout the process.
             new._name, new._path = old.name, new.path.removesuffix(new.name) + old.name
-    if hasattr(copy, "finalize_state"):  # adapted preprocessing layers compute with what they derive from their weights
+    if derives_from_variables(copy):
         copy.finalize_state()
-    return [pair for pair in (*changed, *zip(*rest)) if pair[0] is not None]
+    pairs = (*changed, *zip(*rest), *((variable, None) for variable in forgotten))
+    return [pair for pair in pairs if pair[0] is not None]
 
 
 def _assign_values(source, copy, values: Mapping[str, np.ndarray]) -> list[tuple[Any | None, Any]]:
@@ -234,6 +241,6 @@ def _assign_values(source, copy, values: Mapping[str, np.ndarray]) -> list[tuple
 
 def _unmasked_variables(model) -> list[Any]:
     wrappers = [layer for layer in model._flatten_layers() if unwrapped(layer) is not layer]
-    inner = {id(variable) for wrapper in wrappers for variable in unwrapped(wrapper).variables}
-    masks = {id(variable) for wrapper in wrappers for variable in wrapper.variables} - inner
-    return [variable for variable in model.variables if id(variable) not in masks]
+    inner = {id(variable) for wrapper in wrappers for variable in array_variables(unwrapped(wrapper))}
+    masks = {id(variable) for wrapper in wrappers for variable in array_variables(wrapper)} - inner
+    return [variable for variable in array_variables(model) if id(variable) not in masks]
