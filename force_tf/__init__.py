@@ -13,6 +13,7 @@ from force_tf.models.collapse import CollapsedError, LayerCollapseWarning  # noq
 from force_tf.models.prunable import register_prunable  # noqa: E402
 from force_tf.search.prune_at_init import PruneAtInit  # noqa: E402
 from force_tf.shrinking import shrink, shrink_report  # noqa: E402
+from force_tf.support import old_paths  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
 __all__ = [
@@ -37,3 +38,5 @@ __all__ = [
     "shrink_report",
     "strip_pruning",
 ]
+
+old_paths.keep_loading()

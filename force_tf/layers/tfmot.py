@@ -74,6 +74,8 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
     Example:
 
     ```python
+    import tensorflow_model_optimization as tfmot
+
     never = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=10**9)  # leaves the masks alone
     pruned = tfmot.sparsity.keras.prune_low_magnitude(model, never)
     force_tf.layers.tfmot.set_masks(pruned, masks)

@@ -25,7 +25,9 @@ def recurrent(keras):
             layers.Bidirectional(layers.LSTM(4, return_sequences=True, name="lstm"), name="both"),
             layers.GRU(5, return_sequences=True, name="gru"),
             layers.RNN(
-                layers.StackedRNNCells([layers.SimpleRNNCell(4, name="low"), layers.LSTMCell(3, name="high")]),
+                layers.StackedRNNCells(
+                    [layers.SimpleRNNCell(4, name="low"), layers.LSTMCell(3, name="high")], name="stacked_rnn_cells"
+                ),
                 return_sequences=True,
                 name="stack",
             ),
