@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from force_tf.channels.rules import Rule, rule_for
-from force_tf.models.graph import Call, Graph
+from force_tf.channels.rules import ChannelRule, rule_for
+from force_tf.models.graph import Graph, GraphCall
 
 
 @dataclasses.dataclass
-class LayerCalls:
+class CalledLayer:
     """A layer with all its calls.
 
     Attributes:
@@ -22,7 +22,7 @@ class LayerCalls:
     """
 
     layer: Any
-    rule: Rule
+    rule: ChannelRule
     inputs: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
     outputs: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
@@ -35,7 +35,7 @@ class LayerCalls:
         return [*zip(*self.inputs), *zip(*self.outputs)]
 
 
-def layer_calls(graph: Graph, masked: bool, fixed: Collection[int] = ()) -> list[LayerCalls]:
+def called_layers(graph: Graph, masked: bool, fixed: Collection[int] = ()) -> list[CalledLayer]:
     """Returns the layers of a graph in the order of their first calls.
 
     Args:
@@ -43,13 +43,13 @@ def layer_calls(graph: Graph, masked: bool, fixed: Collection[int] = ()) -> list
         masked: Whether zeros are those of masks alone, because other weights are going to be trained.
         fixed: The ids of layers to treat as if nothing were known of them.
     """
-    by_layer: dict[int, list[Call]] = {}
+    by_layer: dict[int, list[GraphCall]] = {}
     for call in graph.calls:
         by_layer.setdefault(id(call.layer), []).append(call)
     found = []
     for key, calls in by_layer.items():
         layer = calls[0].layer
         shapes = tuple([graph.shapes[i] for i in numbers] for numbers in (calls[0].inputs, calls[0].outputs))
-        rule = Rule(layer, None, shapes) if key in fixed else rule_for(layer, masked, shapes, calls)
-        found.append(LayerCalls(layer, rule, [call.inputs for call in calls], [call.outputs for call in calls]))
+        rule = ChannelRule(layer, None, shapes) if key in fixed else rule_for(layer, masked, shapes, calls)
+        found.append(CalledLayer(layer, rule, [call.inputs for call in calls], [call.outputs for call in calls]))
     return found

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.channels.calls import layer_calls
-from force_tf.channels.rules import PINNED, Rule, channels
+from force_tf.channels.calls import called_layers
+from force_tf.channels.rules import PINNED, ChannelRule, channels
 from force_tf.models.graph import graphs_of
 from force_tf.models.weights import PrunableWeight
 
@@ -54,7 +54,7 @@ def coupling_of(model: Any, weights: Sequence[PrunableWeight]) -> Coupling:
         weights: Those of its prunable weights that are to be pruned.
     """
     graphs, shared = graphs_of(model)
-    layers = [(graph, each) for graph in graphs.values() for each in layer_calls(graph, masked=True, fixed=shared)]
+    layers = [(graph, each) for graph in graphs.values() for each in called_layers(graph, masked=True, fixed=shared)]
     rules = {id(each.rule.layer): each.rule for _, each in layers}
     owned = [_owner(weight, rules) for weight in weights]
     attributes: dict[int, list[str]] = {}
@@ -76,13 +76,13 @@ def coupling_of(model: Any, weights: Sequence[PrunableWeight]) -> Coupling:
     return _numbered(places)
 
 
-def _owner(weight: PrunableWeight, rules: Mapping[int, Rule]) -> tuple[Rule, str]:
+def _owner(weight: PrunableWeight, rules: Mapping[int, ChannelRule]) -> tuple[ChannelRule, str]:
     """Returns the rule of the layer of a graph that a weight is in, and the weight's path relative to that layer."""
     depth = max(depth for depth, layer in enumerate(weight.layers) if id(layer) in rules)
     return rules[id(weight.layers[depth])], weight.path.removeprefix(f"{weight.layer_paths[depth]}/")
 
 
-def _nodes_of_labels(rule: Rule, attributes: Sequence[str], nodes: _Nodes) -> np.ndarray:
+def _nodes_of_labels(rule: ChannelRule, attributes: Sequence[str], nodes: _Nodes) -> np.ndarray:
     """Returns a node for every label that a rule gives; all are the one that stays if the layer is not to be cut."""
     found = [*itertools.chain(*rule.ties()), *itertools.chain(*map(rule.places, attributes))]
     count = max(int(own.max(initial=PINNED)) for own in found)

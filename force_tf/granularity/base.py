@@ -85,9 +85,9 @@ class Granularity(abc.ABC):
         """Returns how many units stay whatever is pruned, if each weight tensor keeps its floor."""
         return sum(floors)
 
-    def used(self, plan: Plan, keep: np.ndarray) -> np.ndarray:
+    def used(self, plan: Plan, kept: np.ndarray) -> np.ndarray:
         """Returns the masks that a search ends with, given what its last cut marked."""
-        return keep
+        return kept
 
     @abc.abstractmethod
     def cut(self, plan: Plan, step: int, scores: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:

@@ -47,11 +47,11 @@ class Blocks(Granularity):
             firsts = [part[tuple(slice(None, None, n) for n in self._block(weight))] for weight, part in parts]
             eligible = np.concatenate([np.ravel(part) for part in firsts])
         blocks = plan.select(plan.counts[step - 1], sums, eligible)
-        keep = np.empty(scores.size, bool)
+        kept = np.empty(scores.size, bool)
         ends = np.cumsum(plan.sizes)[:-1]
-        for weight, part, kept in zip(plan.weights, split(keep, plan.weights), np.split(blocks, ends)):
-            part[...] = self._spread(weight, kept)
-        return keep
+        for weight, part, kept_blocks in zip(plan.weights, split(kept, plan.weights), np.split(blocks, ends)):
+            part[...] = self._spread(weight, kept_blocks)
+        return kept
 
     def _block(self, weight: PrunableWeight) -> tuple[int, ...]:
         """The lengths of a block along every axis of a weight tensor, no longer than the axis."""

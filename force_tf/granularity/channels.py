@@ -72,8 +72,8 @@ class Channels(Granularity):
         stays = with_best(fitting - 1)
         return self._marks(plan.weights, [stays[first] for first, *_ in self._coupling.places])
 
-    def used(self, plan: Plan, keep: np.ndarray) -> np.ndarray:
-        stays = self._staying(plan.weights, keep)
+    def used(self, plan: Plan, kept: np.ndarray) -> np.ndarray:
+        stays = self._staying(plan.weights, kept)
         return self._marks(plan.weights, [self._coupling.used(i, stays) for i in range(len(plan.weights))])
 
     def _sums(self, weights: Sequence[PrunableWeight], scores: np.ndarray) -> np.ndarray:
@@ -89,11 +89,11 @@ class Channels(Granularity):
             raise ValueError("Expected scores that add up in every channel. Received: inf and -inf in one channel")
         return sums
 
-    def _staying(self, weights: Sequence[PrunableWeight], keep: np.ndarray) -> np.ndarray:
+    def _staying(self, weights: Sequence[PrunableWeight], kept: np.ndarray) -> np.ndarray:
         """Returns for each group whether a cut kept it."""
         stays = np.zeros(self._coupling.widths.size, bool)
         stays[0] = True
-        for part, (first, *_) in zip(split(keep, weights), self._coupling.places):
+        for part, (first, *_) in zip(split(kept, weights), self._coupling.places):
             stays[np.broadcast_to(first, part.shape)[part]] = True
         return stays
 

@@ -38,13 +38,13 @@ class Pattern(Granularity):
         parts = split(needed, plan.weights), split(scores, plan.weights), split(eligible, plan.weights)
         for weight, part, *arrays in zip(plan.weights, *parts):
             part[...] = self._allowances(weight, *arrays)
-        keep = None
+        kept = None
         for allowance, count in self._stages(plan, step):
             allowed = needed <= allowance
             if eligible is not None:
                 allowed &= eligible
-            keep = plan.select(count, scores, allowed, keep)
-        return keep
+            kept = plan.select(count, scores, allowed, kept)
+        return kept
 
     def _stages(self, plan: Plan, step: int) -> list[tuple[int, int]]:
         """Pairs of how many of a group are allowed and how many weights to keep in all, both rising.

@@ -18,7 +18,7 @@ Shape = tuple[int | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class GraphCall:
     """A layer called on tensors.
 
     Attributes:
@@ -61,7 +61,7 @@ class Graph:
         outputs: The numbers of the tensors that the model returns.
     """
 
-    calls: list[Call]
+    calls: list[GraphCall]
     shapes: list[Shape]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -96,7 +96,9 @@ def graph_of(model: Any, input_shapes: Sequence[Shape] | None = None) -> Graph:
         for node in model._nodes_by_depth[depth]:
             layer, taken, arguments, returned = _parts(node)
             names = _names(layer, arguments, {id(tensor) for tensor in taken})
-            call = Call(layer, tuple(map(number, taken)), tuple(map(number, returned)), names, tuple(taken), arguments)
+            call = GraphCall(
+                layer, tuple(map(number, taken)), tuple(map(number, returned)), names, tuple(taken), arguments
+            )
             calls.append(call)
             if input_shapes is not None and not node.is_input:
                 found = _inferred(node, taken, [shapes[i] for i in call.inputs])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.channels.calls import LayerCalls, layer_calls
+from force_tf.channels.calls import CalledLayer, called_layers
 from force_tf.channels.rules import Cut, channels
 from force_tf.models.graph import Graph, graphs_of
 from force_tf.models.keras_models import is_graph
@@ -37,7 +37,7 @@ class Analysis:
     ):
         self.graph = graph
         self._inner = inner or {}
-        self._layers = layer_calls(graph, masked, fixed)
+        self._layers = called_layers(graph, masked, fixed)
         self.unknown = [
             each.rule.layer
             for each in self._layers
@@ -86,7 +86,7 @@ class Analysis:
             for each in reversed(self._layers):
                 kept = [np.logical_or.reduce(_of(numbers, self.kept)) for numbers in each.slots]
                 count = len(each.inputs[0])
-                each.rule.keep(kept[:count], kept[count:], self._agreed(each))
+                each.rule.mark_needed(kept[:count], kept[count:], self._agreed(each))
                 for numbers, marks in zip(each.slots, kept):
                     for number in numbers:
                         self.kept[number] |= marks
@@ -97,7 +97,7 @@ class Analysis:
                 for kept in empty:
                     kept[0] = True
 
-    def _agreed(self, each: LayerCalls) -> list[np.ndarray]:
+    def _agreed(self, each: CalledLayer) -> list[np.ndarray]:
         """The constants of a layer's inputs that are the same in all of its calls."""
         agreed = []
         for numbers in zip(*each.inputs):

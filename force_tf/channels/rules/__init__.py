@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from force_tf.channels.rules.attention import Attention
-from force_tf.channels.rules.base import PINNED, Cut, Rule, channels
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels
 from force_tf.channels.rules.channelwise import (
     Activated,
     Concatenated,
@@ -26,15 +26,15 @@ from force_tf.channels.rules.normalizations import GroupNormalized, LayerNormali
 from force_tf.channels.rules.operations import operation_rule
 from force_tf.channels.rules.recurrent import Recurrent
 from force_tf.layers.wrappers import masks_of
-from force_tf.models.graph import Call
+from force_tf.models.graph import GraphCall
 from force_tf.models.keras_models import is_layer
 from force_tf.models.paths import unwrapped
 
-__all__ = ["PINNED", "Cut", "Rule", "channels", "rule_for"]
+__all__ = ["PINNED", "ChannelRule", "Cut", "channels", "rule_for"]
 
 _POOLINGS = ("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling")
 # Of several rules of a kind the first that fits holds.
-_RULES: dict[str, type[Rule] | tuple[type[Rule], ...]] = {
+_CHANNEL_RULES: dict[str, type[ChannelRule] | tuple[type[ChannelRule], ...]] = {
     "Dense": Affine,
     **{f"Conv{n}D": (Affine, Grouped) for n in "123"},
     **{f"Conv{n}DTranspose": Affine for n in "123"},
@@ -63,7 +63,7 @@ _RULES: dict[str, type[Rule] | tuple[type[Rule], ...]] = {
 }
 
 
-def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[Call]) -> Rule:
+def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[GraphCall]) -> ChannelRule:
     """Returns the rule of a layer.
 
     Args:
@@ -79,10 +79,10 @@ def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[Call]) -> 
     # A user's class may be called as one of Keras's, and an operation as a layer that takes other arguments.
     is_own = type(inner).__module__.partition(".")[0] in ("keras", "tf_keras")
     name = type(inner).__name__
-    kinds = _RULES.get(name, ()) if is_own and (is_layer(inner) or name == "Concatenate") else ()
+    kinds = _CHANNEL_RULES.get(name, ()) if is_own and (is_layer(inner) or name == "Concatenate") else ()
     if getattr(inner, "data_format", None) == "channels_first":
         kinds = ()
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    kind = next((kind for kind in kinds if kind.fits(inner, shapes)), Rule)
+    kind = next((kind for kind in kinds if kind.fits(inner, shapes)), ChannelRule)
     masks = masks_of(layer) if inner is not layer else {}
     return kind(inner, masks if masked else None, shapes)

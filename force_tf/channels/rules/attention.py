@@ -7,14 +7,14 @@ import functools
 import keras
 import numpy as np
 
-from force_tf.channels.rules.base import PINNED, Cut, Rule, labels, value_of
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, labels, value_of
 from force_tf.models.keras_models import keras_of
 
 _PROJECTIONS = ("query", "key", "value")
 _OUTPUT = "attention_output"
 
 
-class Attention(Rule):
+class Attention(ChannelRule):
     """MultiHeadAttention, of which a head goes if the output does not read it, or if its value is constant.
 
     What attention makes of a constant value is that value, since its weights add up to one. So the head adds the same

@@ -37,7 +37,7 @@ class Cut(Change):
     masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-class Rule:
+class ChannelRule:
     """What is known of a layer of no known kind: nothing, so that it keeps all its channels.
 
     Args:
@@ -81,7 +81,7 @@ class Rule:
         """
         return (np.array(PINNED),)
 
-    def keep(self, inputs: list[np.ndarray], outputs: list[np.ndarray], constants: Sequence[np.ndarray]) -> None:
+    def mark_needed(self, inputs: list[np.ndarray], outputs: list[np.ndarray], constants: Sequence[np.ndarray]) -> None:
         """Marks, in place, the channels of inputs and outputs that must stay, given those that are marked already."""
         marks, tied = [*inputs, *outputs], [*itertools.chain(*self._ties)]
         kept = np.zeros(1 + max(int(own.max(initial=PINNED)) for own in tied), bool)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import PINNED, Cut, Rule, channels, is_elementwise, labels, value_of
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels, value_of
 from force_tf.models.keras_models import is_layer
 from force_tf.models.weights import weight_variable
 
 
-class Channelwise(Rule):
+class Channelwise(ChannelRule):
     """Layers that treat each channel by itself, and need their inputs where their outputs are needed."""
 
     known = True
@@ -176,7 +176,7 @@ class Merge(Elementwise):
         return None
 
 
-class Concatenated(Rule):
+class Concatenated(ChannelRule):
     """Channels of several tensors, one after another."""
 
     known = True

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import PINNED, Cut, Rule, channels, is_elementwise, labels, value_of
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels, value_of
 from force_tf.models.weights import weight_variable
 
 
-class Table(Rule):
+class Table(ChannelRule):
     """Embedding: its outputs are columns of a table."""
 
     known = True
@@ -36,7 +36,7 @@ class Table(Rule):
         return Cut({"output_dim": int(kept.sum())}, {"embeddings": values}, masks)
 
 
-class Affine(Rule):
+class Affine(ChannelRule):
     """Dense layers and convolutions: every output is a weighted sum over inputs.
 
     A constant input goes into the bias. Where the borders of a padded convolution make that inexact, the inputs that
@@ -81,7 +81,7 @@ class Affine(Rule):
         constant &= constant.all() | (not self.mixes)
         return [np.where(constant, np.asarray(outputs).ravel(), np.nan)]
 
-    def keep(self, inputs, outputs, constants):
+    def mark_needed(self, inputs, outputs, constants):
         outputs[0] |= self.mixes
         needed = self.reach[:, outputs[0]].any(axis=1)
         inexact = needed & self._inexact(constants[0])
@@ -143,7 +143,7 @@ def _representative(values: np.ndarray) -> int:
     return int(np.argmax(np.where(np.isnan(values), 0.0, np.abs(values))))
 
 
-class Grouped(Rule):
+class Grouped(ChannelRule):
     """Grouped convolutions, whose groups have the same number of channels: one stays or goes as a whole."""
 
     known = True
@@ -182,7 +182,7 @@ class Grouped(Rule):
         return Cut({"filters": int(columns.sum()), "groups": groups}, values, masks)
 
 
-class Depthwise(Rule):
+class Depthwise(ChannelRule):
     """Depthwise convolutions: an input channel becomes `depth_multiplier` output channels."""
 
     known = True
@@ -224,7 +224,7 @@ class Depthwise(Rule):
         return Cut({}, values, masks)
 
 
-class Separable(Rule):
+class Separable(ChannelRule):
     """A depthwise convolution and a pointwise one."""
 
     known = True
@@ -264,7 +264,7 @@ class Separable(Rule):
         outputs = self.layer.activation(tf.constant(bias.reshape(1, -1)))
         return [np.where(constant, np.asarray(outputs).ravel(), np.nan)]
 
-    def keep(self, inputs, outputs, constants):
+    def mark_needed(self, inputs, outputs, constants):
         inputs[0] |= self.reach[:, outputs[0]].any(axis=1) & (constants[0] != 0)
 
     def cut(self, inputs, outputs, constants):

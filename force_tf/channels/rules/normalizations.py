@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.channels.rules.base import Cut, Rule, channels, labels, value_of
+from force_tf.channels.rules.base import ChannelRule, Cut, channels, labels, value_of
 from force_tf.channels.rules.channelwise import Channelwise, Elementwise
 
 
@@ -55,7 +55,7 @@ class Positional(Channelwise):
         return [np.where(np.isnan(inputs[0]) & scaled, np.nan, offsets[0])]
 
 
-class LayerNormalized(Rule):
+class LayerNormalized(ChannelRule):
     """LayerNormalization over the channels, of which all stay; those without scale are constant."""
 
     @classmethod
@@ -72,11 +72,11 @@ def _normalizes(layer: Any, shapes: tuple[Sequence, Sequence]) -> set[int]:
     return {axis % len(shapes[0][0]) for axis in axes}
 
 
-def _scaled(rule: Rule) -> np.ndarray | bool:
+def _scaled(rule: ChannelRule) -> np.ndarray | bool:
     """Returns which channels have a scale other than zero."""
     return rule.alive("gamma") if rule.layer.scale else True
 
 
-def _offset(rule: Rule) -> np.ndarray | float:
+def _offset(rule: ChannelRule) -> np.ndarray | float:
     """Returns what is left of channels without scale."""
     return value_of(rule.layer, "beta") if rule.layer.center else 0.0

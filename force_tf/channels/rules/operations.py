@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import Rule
+from force_tf.channels.rules.base import ChannelRule
 from force_tf.channels.rules.channelwise import Elementwise, Merge
-from force_tf.models.graph import Call
+from force_tf.models.graph import GraphCall
 from force_tf.models.keras_models import is_layer
 
 # By their names in `keras.ops` and in TensorFlow, in small letters and without underscores.
@@ -26,7 +26,7 @@ _OF_TWO_NUMBERS |= {"maximum", "minimum"}
 class Operation(Elementwise):
     """A function of each number of one tensor, the other arguments of which are numbers."""
 
-    def __init__(self, layer: Any, shapes: tuple[Sequence, Sequence], call: Call):
+    def __init__(self, layer: Any, shapes: tuple[Sequence, Sequence], call: GraphCall):
         super().__init__(layer, None, shapes)
         self.call = call
 
@@ -45,7 +45,7 @@ class MergeOperation(Operation, Merge):
         return _name(self.layer) == "multiply"
 
 
-def operation_rule(layer: Any, shapes: tuple[Sequence, Sequence], calls: Sequence[Call]) -> Rule | None:
+def operation_rule(layer: Any, shapes: tuple[Sequence, Sequence], calls: Sequence[GraphCall]) -> ChannelRule | None:
     """Returns the rule of an operation that is called once, or None if the layer is nothing that is known so well.
 
     Args:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import Cut, Rule, channels, is_elementwise, labels, value_of
+from force_tf.channels.rules.base import ChannelRule, Cut, channels, is_elementwise, labels, value_of
 from force_tf.models.paths import walk_layers
 
 # Which of the gates, that lie side by side in the weights, is the candidate of the new state.
 _CANDIDATES = {"LSTM": 2, "GRU": 2, "SimpleRNN": 0}
 
 
-class Recurrent(Rule):
+class Recurrent(ChannelRule):
     """LSTM, GRU and SimpleRNN, whose state is zero before the first time step.
 
     A unit stays zero if its candidate does. No other number is the same at every step, the first among them. The
@@ -49,7 +49,7 @@ class Recurrent(Rule):
     def constants(self, inputs):
         return [np.where(self._zero(inputs[0]), 0.0, np.nan)]
 
-    def keep(self, inputs, outputs, constants):
+    def mark_needed(self, inputs, outputs, constants):
         reads = self._recurrent_reach.any(axis=1) & ~self._zero(constants[0])[:, np.newaxis]
         needed = _closure(outputs[0], lambda units: reads[:, units].any(axis=1))
         outputs[0] |= needed
