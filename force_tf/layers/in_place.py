@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from force_tf.models import references
 from force_tf.models.keras_models import is_model, keras_of, rename
 from force_tf.models.paths import layers_by_path, layers_of, walk_layers
 from force_tf.models.weights import PrunableWeight
+from force_tf.support.interrupts import restoring
 
 
 def layers_to_wrap(model: keras.Model, weights: Sequence[PrunableWeight]) -> list[tuple[Any, tuple[str, ...]]]:
@@ -97,21 +98,23 @@ def is_wrapped_in_place(model: keras.Model) -> bool:
     return any(isinstance(layer, InPlaceModel) for layer in model._flatten_layers())
 
 
-@contextlib.contextmanager
-def unwrapped(model: keras.Model) -> Iterator[keras.Model]:
-    """Takes the wrappers of a model off for the length of the block; its weights are θ⊙m."""
+def unwrapped(model: keras.Model) -> restoring:
+    """Takes the wrappers of a model off for the length of a block; its weights are θ⊙m."""
     pairs, in_place_class = _wrapped(model), type(model)
     for wrapper, _ in pairs:
         for weight in wrapper.masked_weights:
             weight.project()
-    try:
+
+    def take_off() -> None:
         references.exchange(model, pairs)
         if isinstance(model, InPlaceModel):
             _restore_class(model)
-        yield model
-    finally:
+
+    def put_back() -> None:
         references.exchange(model, [(layer, wrapper) for wrapper, layer in pairs])
         object.__setattr__(model, "__class__", in_place_class)
+
+    return restoring(put_back, take_off)
 
 
 @keras.saving.register_keras_serializable(package="force_tf")

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from force_tf.support.interrupts import restoring
+
 
 def keras_of(item: Any) -> ModuleType | None:
     """Returns the Keras that a model, layer, loss or other object is made of: the module `keras` or `tf_keras`.
@@ -105,12 +107,14 @@ def check_model(model: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def preserved_variables(model: Any) -> Iterator[None]:
-    """Puts every variable of the model back, bit for bit, when the block ends, fails or is interrupted.
+def preserved_variables(model: Any) -> restoring:
+    """Puts every variable of the model back, bit for bit, when a block ends, fails or is interrupted, however often.
 
     A forward pass in training mode moves batch statistics and advances the seeds of Dropout; a search also assigns
     masked weights.
+
+    Returns:
+        The context manager of the block.
     """
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
     state = [(variable, tf.convert_to_tensor(variable)) for variable in array_variables(model)]
@@ -119,13 +123,14 @@ def preserved_variables(model: Any) -> Iterator[None]:
     generators = [each._generator for each in random if getattr(each, "_generator", None) is not None]
     state += [(generator.state, tf.convert_to_tensor(generator.state)) for generator in generators]
     seeds = [each._seed for each in random]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for variable, value in state:
             variable.assign(value)
         for each, seed in zip(random, seeds):
             each._seed = seed
+
+    return restoring(put_back)
 
 
 def check_inputs(model: Any, inputs: Any) -> None:

@@ -6,8 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -28,6 +27,7 @@ from force_tf.models.keras_models import (
 )
 from force_tf.models.paths import layers_of, unwrapped
 from force_tf.models.weights import variable_at
+from force_tf.support.interrupts import restoring
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -168,18 +168,16 @@ def _in_precision(config: Any, precision: str) -> Any:
     return config
 
 
-@contextmanager
-def not_compiled(model) -> Iterator[None]:
-    """Hides from `clone_model`, for the length of the block, that a model and the models in it are compiled."""
+def not_compiled(model) -> restoring:
+    """Hides from `clone_model`, for the length of a block, that a model and the models in it are compiled."""
     models = [model, *layers_of(model)]
     compiled = [part for part in models if getattr(part, "compiled", False)]
-    try:
+
+    def mark(is_compiled: bool) -> None:
         for part in compiled:
-            part.compiled = False
-        yield
-    finally:
-        for part in compiled:
-            part.compiled = True
+            part.compiled = is_compiled
+
+    return restoring(lambda: mark(True), lambda: mark(False))
 
 
 def _copy_attributes(model, rebuilt, shown: dict[int, Any], keep_policies: bool) -> None:
