@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from force_tf.models.keras_models import tf_variable
 from force_tf.objective.batches import Batch
+from force_tf.objective.moments import twice_differentiable_moments
 
 
 class GradientFunction:
@@ -88,7 +89,7 @@ class GradientFunction:
             outer.watch(self._variables)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(self._variables)
-                with _twice_differentiable_moments():
+                with twice_differentiable_moments():
                     value = self._function(*arguments)
             gradients = inner.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             product = tf.add_n([tf.reduce_sum(g * tf.stop_gradient(v)) for g, v in zip(gradients, vectors)])
@@ -151,32 +152,3 @@ def _mean(evaluations: Sequence[Callable[[], list[tf.Tensor]]]) -> list[tf.Tenso
     for evaluate in evaluations[1:]:
         total = [tensor + more for tensor, more in zip(total, evaluate())]
     return total if len(evaluations) == 1 else [tensor / len(evaluations) for tensor in total]
-
-
-@contextlib.contextmanager
-def _twice_differentiable_moments() -> Iterator[None]:
-    """Lets normalization layers trace with moments whose second derivatives are right.
-
-    `tf.nn.moments` stops the gradient of the mean inside the variance. That is harmless for first derivatives, where
-    the term vanishes, but not for second ones: Hessian products through BatchNorm come out up to a third off. Both
-    Kerases look the function up when a layer is called, each in another copy of TensorFlow's names.
-    """
-    before = [(module, module.moments) for module in (tf.nn, tf.compat.v2.nn)]
-
-    def moments(x, axes, shift=None, keepdims=False, name=None):
-        del shift, name
-        dtype = x.dtype
-        x = tf.cast(x, tf.float32) if dtype in (tf.float16, tf.bfloat16) else x
-        mean = tf.reduce_mean(x, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
-        if not keepdims:
-            mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
-        return tf.cast(mean, dtype), tf.cast(variance, dtype)
-
-    for module, _ in before:
-        module.moments = moments
-    try:
-        yield
-    finally:
-        for module, original in before:
-            module.moments = original
