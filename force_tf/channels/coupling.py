@@ -55,7 +55,7 @@ def coupling_of(model: Any, weights: Sequence[PrunableWeight]) -> Coupling:
     """
     graphs, shared = graphs_of(model)
     layers = [(graph, each) for graph in graphs.values() for each in called_layers(graph, masked=True, fixed=shared)]
-    rules = {id(each.rule.layer): each.rule for _, each in layers}
+    rules = {id(each.rule.layer): each.rule for _, each in layers}  # one of a layer's, where it has nothing to cut
     owned = [_owner(weight, rules) for weight in weights]
     attributes: dict[int, list[str]] = {}
     for rule, attribute in owned:
@@ -63,11 +63,16 @@ def coupling_of(model: Any, weights: Sequence[PrunableWeight]) -> Coupling:
 
     nodes = _Nodes()
     tensors = {id(graph): [nodes.new(channels(shape)) for shape in graph.shapes] for graph in graphs.values()}
-    labeled = {id(rule): _nodes_of_labels(rule, attributes.get(id(rule), ()), nodes) for rule in rules.values()}
+    labeled = {
+        id(each.rule): _nodes_of_labels(each.rule, attributes.get(id(each.rule), ()), nodes) for _, each in layers
+    }
     for graph, each in layers:
-        for numbers, own in zip(each.slots, itertools.chain(*each.rule.ties()), strict=True):
+        slots = [*each.input_slots, *each.output_slots]
+        for numbers, own in zip(slots, itertools.chain(*each.rule.ties()), strict=True):
             for number in numbers:
                 nodes.tie(tensors[id(graph)][number], labeled[id(each.rule)][own])
+        for number in (number for call in each.calls for number in call.whole):
+            nodes.tie(tensors[id(graph)][number], PINNED)
     for graph in graphs.values():
         for output in graph.outputs:
             nodes.tie(tensors[id(graph)][output], PINNED)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from force_tf.channels.calls import CalledLayer, called_layers
 from force_tf.channels.rules import Cut, channels
 from force_tf.models.graph import Graph, graphs_of
-from force_tf.models.keras_models import is_graph
+from force_tf.models.keras_models import is_graph, is_layer
 
 
 class Analysis:
@@ -38,15 +40,12 @@ class Analysis:
         self.graph = graph
         self._inner = inner or {}
         self._layers = called_layers(graph, masked, fixed)
-        self.unknown = [
-            each.rule.layer
-            for each in self._layers
-            if not (each.rule.known or is_graph(each.layer) or type(each.layer).__name__ == "InputLayer")
-        ]
+        self.unknown = [each.rule.layer for each in self._layers if self._is_unknown(each)]
         self.constants = self._find_constants()
         self.kept = [np.zeros(channels(shape), bool) for shape in graph.shapes]
-        for output in graph.outputs:
-            self.kept[output][:] = True
+        whole = (number for each in self._layers for call in each.calls for number in call.whole)
+        for number in (*graph.outputs, *whole):
+            self.kept[number][:] = True
         self._spread()
 
     @property
@@ -58,7 +57,7 @@ class Analysis:
         """Returns the smaller form of each layer that has one, by the id of the layer without its wrapper."""
         found = {}
         for each in self._layers:
-            inputs, outputs = (_of(numbers[0], self.kept) for numbers in (each.inputs, each.outputs))
+            inputs, outputs = (_of(numbers, self.kept) for numbers in (each.calls[0].inputs, each.calls[0].outputs))
             if all(kept.all() for kept in (*inputs, *outputs)) and not each.rule.has_inner_channels:
                 continue
             cut = each.rule.cut(inputs, outputs, self._agreed(each))
@@ -66,13 +65,20 @@ class Analysis:
                 found[id(each.rule.layer)] = cut
         return found
 
+    def _is_unknown(self, each: CalledLayer) -> bool:
+        if each.rule.known or is_graph(each.layer) or type(each.layer).__name__ == "InputLayer":
+            return False
+        # Operations on tokens, such as those by which Keras finds out what to mask, have no channels to keep.
+        tensors = (tensor for call in each.calls for tensor in self.graph.calls[call.place].tensors)
+        return is_layer(each.layer) or any(tf.as_dtype(tensor.dtype).is_floating for tensor in tensors)
+
     def _find_constants(self) -> list[np.ndarray]:
         constants = [np.full(channels(shape), np.nan) for shape in self.graph.shapes]
-        rules = {id(each.layer): each.rule for each in self._layers}
-        for call in self.graph.calls:
-            model = self._inner.get(id(call.layer))
+        calls = {call.place: (call, each) for each in self._layers for call in each.calls}
+        for _, (call, each) in sorted(calls.items()):
+            model = self._inner.get(id(each.layer))
             if model is None:
-                found = rules[id(call.layer)].constants(_of(call.inputs, constants))
+                found = each.rule.constants(_of(call.inputs, constants))
             else:
                 found = _of(model.graph.outputs, model.constants)
             for output, values in zip(call.outputs, found, strict=True):
@@ -84,10 +90,10 @@ class Analysis:
         while True:
             before = sum(int(kept.sum()) for kept in self.kept)
             for each in reversed(self._layers):
-                kept = [np.logical_or.reduce(_of(numbers, self.kept)) for numbers in each.slots]
-                count = len(each.inputs[0])
-                each.rule.mark_needed(kept[:count], kept[count:], self._agreed(each))
-                for numbers, marks in zip(each.slots, kept):
+                slots = each.input_slots, each.output_slots
+                kept = [[np.logical_or.reduce(_of(numbers, self.kept)) for numbers in side] for side in slots]
+                each.rule.mark_needed(*kept, self._agreed(each))
+                for numbers, marks in zip(itertools.chain(*slots), itertools.chain(*kept), strict=True):
                     for number in numbers:
                         self.kept[number] |= marks
             if before == sum(int(kept.sum()) for kept in self.kept):
@@ -100,7 +106,7 @@ class Analysis:
     def _agreed(self, each: CalledLayer) -> list[np.ndarray]:
         """The constants of a layer's inputs that are the same in all of its calls."""
         agreed = []
-        for numbers in zip(*each.inputs):
+        for numbers in each.input_slots:
             values = np.stack(_of(numbers, self.constants))
             agreed.append(np.where((values == values[0]).all(axis=0), values[0], np.nan))
         return agreed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from force_tf.channels.rules.attention import Attention
@@ -63,17 +62,17 @@ _CHANNEL_RULES: dict[str, type[ChannelRule] | tuple[type[ChannelRule], ...]] = {
 }
 
 
-def rule_for(layer: Any, masked: bool, shapes: tuple, calls: Sequence[GraphCall]) -> ChannelRule:
+def rule_for(layer: Any, masked: bool, shapes: tuple, call: GraphCall) -> ChannelRule:
     """Returns the rule of a layer.
 
     Args:
         layer: A layer, a wrapper of one, or an operation of Keras's.
         masked: Whether zeros are those of masks alone, because other weights are going to be trained.
-        shapes: The shapes of the inputs and of the outputs of its first call.
-        calls: All its calls in the graph.
+        shapes: The shapes of the inputs, but for masks of positions, and of the outputs of a call.
+        call: That call.
     """
     inner = unwrapped(layer)
-    operation = operation_rule(inner, shapes, calls)
+    operation = operation_rule(inner, shapes, call)
     if operation is not None:
         return operation
     # A user's class may be called as one of Keras's, and an operation as a layer that takes other arguments.

@@ -21,7 +21,8 @@ class Attention(ChannelRule):
     everywhere, which goes into the bias of the output.
     """
 
-    known = True
+    known = is_sized = True
+    has_input_channels = False
     has_inner_channels = True
     readers = tuple(f"{name}/kernel" for name in (*_PROJECTIONS, _OUTPUT))
 

@@ -43,11 +43,15 @@ class ChannelRule:
     Args:
         layer: The layer, without its wrapper.
         masks: The masks of its weights, by their paths relative to the layer; None for a model that is not wrapped.
-        shapes: The shapes of the inputs and of the outputs of its first call.
+        shapes: The shapes of the inputs, but for masks of positions, and of the outputs of its first call.
     """
 
     #: Whether the rule knows the layer.
     known = False
+    #: Whether something of the layer has the size of its channels, such as weights, so that all calls have the same.
+    is_sized = False
+    #: Whether the rule tells of channels of the inputs; if not, all of them stay, and it is asked about outputs alone.
+    has_input_channels = True
     #: Whether the layer has channels inside that may go while those of its inputs and outputs stay.
     has_inner_channels = False
     #: The prunable weights through which the layer reads its channels, by their paths: what they do not read may go.
@@ -55,7 +59,7 @@ class ChannelRule:
 
     def __init__(self, layer: Any, masks: dict[str, np.ndarray] | None, shapes: tuple[Sequence, Sequence]):
         self.layer, self.masks = layer, masks
-        self.input_shapes, self.output_shapes = self._shapes = shapes
+        self.input_shapes, self.output_shapes = self.shapes = shapes
 
     @classmethod
     def fits(cls, layer: Any, shapes: tuple[Sequence, Sequence]) -> bool:
@@ -71,7 +75,8 @@ class ChannelRule:
 
         What always stays has the label `PINNED`; labels need not be consecutive.
         """
-        return tuple([np.full(channels(shape), PINNED) for shape in shapes] for shapes in self._shapes)
+        inputs = self.input_shapes if self.has_input_channels else ()
+        return tuple([np.full(channels(shape), PINNED) for shape in shapes] for shapes in (inputs, self.output_shapes))
 
     def places(self, path: str) -> tuple[np.ndarray, ...]:
         """Returns the labels of what each entry of a prunable weight belongs to, as arrays that spread to its shape.

@@ -15,6 +15,10 @@ class Channelwise(ChannelRule):
 
     known = True
 
+    @property
+    def is_sized(self):
+        return bool(self.weights())
+
     def ties(self):
         own = labels(channels(self.output_shapes[0]))
         return [own] * len(self.input_shapes), [own] * len(self.output_shapes)
@@ -129,7 +133,13 @@ class Reshaped(Passing):
     def fits(cls, layer, shapes):
         return len(shapes[1][0]) > 1 and shapes[1][0][-1] == shapes[0][0][-1] is not None
 
+    @property
+    def is_sized(self):
+        return self.layer.target_shape[-1] != -1
+
     def cut(self, inputs, outputs, constants):
+        if not self.is_sized:
+            return None
         return Cut({"target_shape": (*self.layer.target_shape[:-1], int(outputs[0].sum()))}, {})
 
 

@@ -15,7 +15,8 @@ from force_tf.models.weights import weight_variable
 class Table(ChannelRule):
     """Embedding: its outputs are columns of a table."""
 
-    known = True
+    known = is_sized = True
+    has_input_channels = False  # tokens have none
     readers = ("embeddings",)
 
     def constants(self, inputs):
@@ -23,8 +24,7 @@ class Table(ChannelRule):
         return [np.where(dead, 0.0, np.nan)]
 
     def ties(self):
-        (rows,) = super().ties()[0]
-        return [rows], [labels(channels(self.output_shapes[0]))]
+        return [], [labels(channels(self.output_shapes[0]))]
 
     def places(self, path):
         return tuple(self.ties()[1])
@@ -45,7 +45,7 @@ class Affine(ChannelRule):
     An activation that may look at all outputs at once, such as softmax, keeps all of them.
     """
 
-    known = True
+    known = is_sized = True
     readers = ("kernel",)
 
     def __init__(self, layer, masks, shapes):
@@ -146,7 +146,7 @@ def _representative(values: np.ndarray) -> int:
 class Grouped(ChannelRule):
     """Grouped convolutions, whose groups have the same number of channels: one stays or goes as a whole."""
 
-    known = True
+    known = is_sized = True
     readers = ("kernel",)
 
     @classmethod
@@ -185,7 +185,7 @@ class Grouped(ChannelRule):
 class Depthwise(ChannelRule):
     """Depthwise convolutions: an input channel becomes `depth_multiplier` output channels."""
 
-    known = True
+    known = is_sized = True
 
     @classmethod
     def fits(cls, layer, shapes):
@@ -227,7 +227,7 @@ class Depthwise(ChannelRule):
 class Separable(ChannelRule):
     """A depthwise convolution and a pointwise one."""
 
-    known = True
+    known = is_sized = True
     readers = ("pointwise_kernel",)
 
     @classmethod

@@ -45,17 +45,16 @@ class MergeOperation(Operation, Merge):
         return _name(self.layer) == "multiply"
 
 
-def operation_rule(layer: Any, shapes: tuple[Sequence, Sequence], calls: Sequence[GraphCall]) -> ChannelRule | None:
-    """Returns the rule of an operation that is called once, or None if the layer is nothing that is known so well.
+def operation_rule(layer: Any, shapes: tuple[Sequence, Sequence], call: GraphCall) -> ChannelRule | None:
+    """Returns the rule of a call of an operation, or None if the layer is nothing that is known so well.
 
     Args:
         layer: A layer of either Keras, or an operation of Keras 3.
-        shapes: The shapes of the inputs and of the outputs of its first call.
-        calls: All its calls in the graph.
+        shapes: The shapes of the inputs and of the outputs of the call.
+        call: The call.
     """
-    if len(calls) != 1 or (is_layer(layer) and type(layer).__name__ != "TFOpLambda"):
+    if is_layer(layer) and type(layer).__name__ != "TFOpLambda":
         return None
-    (call,) = calls
     types = {tf.as_dtype(tensor.dtype) for tensor in call.tensors}
     if len(types) != 1 or not types.pop().is_floating or not all(map(_is_number, call.other_arguments)):
         return None

@@ -22,7 +22,7 @@ class Recurrent(ChannelRule):
     constants among the inputs go into the bias.
     """
 
-    known = True
+    known = is_sized = True
 
     def __init__(self, layer, masks, shapes):
         super().__init__(layer, masks, shapes)
