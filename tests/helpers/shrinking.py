@@ -2,14 +2,37 @@
 
 import numpy as np
 import tensorflow as tf
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, reject, settings
 
+from force_tf import CollapsedError, shrink
 from force_tf.models.prunable import all_prunable_weights
 
 # Shrinking changes the order of sums, and folds constants.
 TOLERANCE = 1e-10
 # Which Keras it is does not change from example to example.
 SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Examples:
+    """Networks of a property test, of which those that collapse are replaced by others."""
+
+    def __init__(self):
+        self.collapsed = self.shrunk = 0
+
+    def shrink(self, model, x):
+        """Returns the shrunk model, or has hypothesis draw another example."""
+        try:
+            small = shrink(model)
+        except CollapsedError:
+            constant = [np.allclose(output, output[:1], rtol=TOLERANCE, atol=0) for output in outputs_of(model, x)]
+            assert any(constant), "the network is said to collapse, but all its outputs depend on the inputs"
+            self.collapsed += 1
+            reject()
+        self.shrunk += 1
+        return small
+
+    def check(self):
+        assert self.collapsed < self.shrunk, f"{self.collapsed} networks collapsed, and {self.shrunk} did not"
 
 
 def randomized(model, rng):

@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import force_tf
-from force_tf import CollapsedError, shrink
+from force_tf import shrink
 from force_tf.models.paths import sub_layers
 from force_tf.models.prunable import all_prunable_weights
 from helpers.shrinking import (
     SETTINGS,
-    TOLERANCE,
+    Examples,
     assert_same_function,
     inputs_for,
-    outputs_of,
     randomized,
     unit_masks,
     with_zeros,
@@ -80,40 +79,44 @@ EXAMPLES = {"seed": st.integers(0, 2**16), "sparsity": st.sampled_from([0.0, 0.6
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@settings(SETTINGS, max_examples=3)
-@given(**EXAMPLES)
-def test_plain_models_compute_the_same(either_keras, network, seed, sparsity, dead):
-    rng = np.random.default_rng(seed)
-    model = with_zeros(randomized(network(either_keras), rng), rng)
-    masks = unit_masks(model, rng, sparsity, dead)
-    for weight in all_prunable_weights(model):
-        weight.variable.assign(np.asarray(weight.variable) * masks[weight.path])
-    x = inputs_for(model, rng)
-    try:
-        small = shrink(model)
-    except CollapsedError:
-        (outputs,) = outputs_of(model, x)
-        np.testing.assert_allclose(outputs, np.broadcast_to(outputs[:1], outputs.shape), rtol=TOLERANCE)
-        return
-    assert_same_function(model, small, x)
-    assert small.count_params() <= model.count_params() + 50  # biases may be new
-    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+def test_plain_models_compute_the_same(either_keras, network):
+    examples = Examples()
+
+    @settings(SETTINGS, max_examples=3)
+    @given(**EXAMPLES)
+    def check(seed, sparsity, dead):
+        rng = np.random.default_rng(seed)
+        model = with_zeros(randomized(network(either_keras), rng), rng)
+        masks = unit_masks(model, rng, sparsity, dead)
+        for weight in all_prunable_weights(model):
+            weight.variable.assign(np.asarray(weight.variable) * masks[weight.path])
+        x = inputs_for(model, rng)
+        small = examples.shrink(model, x)
+        assert_same_function(model, small, x)
+        assert small.count_params() <= model.count_params() + 50  # biases may be new
+        assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+
+    check()
+    examples.check()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@settings(SETTINGS, max_examples=2)
-@given(**EXAMPLES)
-def test_wrapped_models_come_back_wrapped(either_keras, network, seed, sparsity, dead):
-    rng = np.random.default_rng(seed)
-    model = with_zeros(randomized(network(either_keras), rng), rng)
-    pruned = force_tf.apply_masks(model, unit_masks(model, rng, sparsity, dead))
-    try:
-        small = shrink(pruned)
-    except CollapsedError:
-        return
-    x = inputs_for(model, rng)
-    assert_same_function(pruned, small, x)
-    assert list(force_tf.get_masks(small)) == list(force_tf.get_masks(pruned))
+def test_wrapped_models_come_back_wrapped(either_keras, network):
+    examples = Examples()
+
+    @settings(SETTINGS, max_examples=2)
+    @given(**EXAMPLES)
+    def check(seed, sparsity, dead):
+        rng = np.random.default_rng(seed)
+        model = with_zeros(randomized(network(either_keras), rng), rng)
+        pruned = force_tf.apply_masks(model, unit_masks(model, rng, sparsity, dead))
+        x = inputs_for(model, rng)
+        small = examples.shrink(pruned, x)
+        assert_same_function(pruned, small, x)
+        assert list(force_tf.get_masks(small)) == list(force_tf.get_masks(pruned))
+
+    check()
+    examples.check()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
