@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from force_tf.masks import Masks
 from force_tf.models import keras_models, prunable
 from force_tf.models.keras_models import NotCopyableError, is_graph
 from force_tf.models.paths import layers_of, mask_wrappers, unwrapped
-from force_tf.models.rebuild import rebuild
+from force_tf.models.rebuild import Change, rebuild
 from force_tf.models.weights import PrunableWeight
 
 
@@ -70,13 +70,34 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     if pruned is None:
         in_place.wrap(model, in_place.layers_to_wrap(model, weights))
         pruned = model
-    for path, wrapper in mask_wrappers(pruned):
-        wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
+    _set_masks(pruned, masks)
     return pruned
 
 
-def _wrapped_copy(model, weights: list[PrunableWeight]) -> keras.Model | None:
-    """Returns a copy with wrappers around the layers of its graph, or None, with a warning, if it cannot be copied."""
+def changed_copy(model: Any, masks: Masks, changes: Mapping[int, Change]) -> Any:
+    """Returns a copy of a wrapped model with changed layers, wrapped as it is.
+
+    Args:
+        model: A wrapped model.
+        masks: Those of the copy, of the sizes that its weights have then.
+        changes: How to change the copies of layers, by the ids of the layers without their wrappers.
+
+    Raises:
+        NotCopyableError: If the model, or a layer in it, cannot be rebuilt.
+    """
+    weights = [weight for weight in prunable.all_prunable_weights(model) if weight.path in masks]
+    copy = rebuild(model, original=unwrapped, replacement=_wrapping(model, weights), changes=changes)
+    _set_masks(copy, masks)
+    return copy
+
+
+def _set_masks(pruned: Any, masks: Masks) -> None:
+    for path, wrapper in mask_wrappers(pruned):
+        wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
+
+
+def _wrapping(model: Any, weights: list[PrunableWeight]) -> Callable[[Any, Any], Any]:
+    """Returns what, given a layer of the graph and a copy of it, returns the copy in a wrapper if it holds weights."""
     to_wrap = paths_by_layer(weights, is_graph)
 
     def wrap(layer, copy):
@@ -86,8 +107,13 @@ def _wrapped_copy(model, weights: list[PrunableWeight]) -> keras.Model | None:
         wrapper.sub_layer_names = tuple(inner.name for inner in layers_of(layer))
         return wrapper
 
+    return wrap
+
+
+def _wrapped_copy(model, weights: list[PrunableWeight]) -> keras.Model | None:
+    """Returns a copy with wrappers around the layers of its graph, or None, with a warning, if it cannot be copied."""
     try:
-        return rebuild(model, replacement=wrap)
+        return rebuild(model, replacement=_wrapping(model, weights))
     except NotCopyableError as error:
         warnings.warn(f"The model {model.name!r} is wrapped in place, as it cannot be copied. {error}", stacklevel=3)
         return None

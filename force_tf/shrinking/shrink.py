@@ -8,12 +8,12 @@ from typing import Any
 import keras
 
 from force_tf.channels.rules import Cut
-from force_tf.layers import apply_masks, get_masks, is_pruned
+from force_tf.layers import get_masks, is_pruned
+from force_tf.layers.apply import changed_copy
 from force_tf.masks import Masks
 from force_tf.models import prunable
 from force_tf.models.collapse import CollapsedError
 from force_tf.models.keras_models import check_is_graph, check_model
-from force_tf.models.paths import unwrapped
 from force_tf.models.rebuild import rebuild
 from force_tf.shrinking.analysis import analyses_of
 
@@ -52,8 +52,7 @@ def shrink(model: keras.Model) -> keras.Model:
     cuts = _cuts(model, wrapped)
     if not cuts:
         warnings.warn(f"Every channel of the model {model.name!r} is needed: it comes back as it is.", stacklevel=2)
-    small = rebuild(model, original=unwrapped, changes=cuts)
-    return apply_masks(small, _cut_masks(model, cuts)) if wrapped else small
+    return changed_copy(model, _cut_masks(model, cuts), cuts) if wrapped else rebuild(model, changes=cuts)
 
 
 def _cuts(model: Any, masked: bool) -> dict[int, Cut]:

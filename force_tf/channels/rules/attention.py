@@ -7,7 +7,7 @@ import functools
 import keras
 import numpy as np
 
-from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, labels, value_of
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, labels
 from force_tf.models.keras_models import keras_of
 
 _PROJECTIONS = ("query", "key", "value")
@@ -39,7 +39,7 @@ class Attention(ChannelRule):
     def places(self, path):
         heads = labels(self.config["num_heads"])
         if path == f"{_OUTPUT}/kernel":
-            return np.array(PINNED), heads.reshape(-1, *[1] * (value_of(self.layer, path).ndim - 1))
+            return np.array(PINNED), heads.reshape(-1, *[1] * (self.stored(path).ndim - 1))
         return (heads[:, np.newaxis],)
 
     def constants(self, inputs):
@@ -47,7 +47,7 @@ class Attention(ChannelRule):
         if read.ndim != 3:  # outputs with several axes of their own
             return super().constants(inputs)
         reached = read[~self._constant].any(axis=(0, 1))
-        bias = value_of(self.layer, f"{_OUTPUT}/bias") if self.config["use_bias"] else 0.0
+        bias = self.value(f"{_OUTPUT}/bias") if self.config["use_bias"] else 0.0
         return [np.where(reached, np.nan, self._added(self._constant) + bias)]
 
     def cut(self, inputs, outputs, constants):
@@ -60,10 +60,10 @@ class Attention(ChannelRule):
         def cut(path, value):
             return value[~gone] if path.startswith(_OUTPUT) else value[..., ~gone, :]
 
-        new = {path: cut(path, value_of(self.layer, path)) for path in self.readers}
+        new = {path: cut(path, self.stored(path)) for path in self.readers}
         if self.config["use_bias"]:
-            new |= {f"{name}/bias": value_of(self.layer, f"{name}/bias")[~gone] for name in _PROJECTIONS}
-            new[f"{_OUTPUT}/bias"] = value_of(self.layer, f"{_OUTPUT}/bias") + self._added(gone)
+            new |= {f"{name}/bias": self.stored(f"{name}/bias")[~gone] for name in _PROJECTIONS}
+            new[f"{_OUTPUT}/bias"] = self.value(f"{_OUTPUT}/bias") + self._added(gone)
         masks = {path: cut(path, mask) for path, mask in (self.masks or {}).items()}
         return Cut({"num_heads": int((~gone).sum())}, new, masks)
 
@@ -78,10 +78,10 @@ class Attention(ChannelRule):
     def _value_bias(self) -> np.ndarray:
         """Returns the bias of the values: (heads, dimensions of a value)."""
         if self.config["use_bias"]:
-            return value_of(self.layer, "value/bias")
+            return self.value("value/bias")
         return np.zeros(self.alive("value/kernel").shape[1:])
 
     def _added(self, heads: np.ndarray) -> np.ndarray:
         """Returns what heads of constant value add to the output; those that it does not read add nothing."""
-        kernel = value_of(self.layer, f"{_OUTPUT}/kernel") * self.alive(f"{_OUTPUT}/kernel")
+        kernel = self.value(f"{_OUTPUT}/kernel") * self.alive(f"{_OUTPUT}/kernel")
         return np.tensordot(self._value_bias()[heads], kernel[heads], 2)

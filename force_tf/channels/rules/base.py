@@ -60,6 +60,7 @@ class ChannelRule:
     def __init__(self, layer: Any, masks: dict[str, np.ndarray] | None, shapes: tuple[Sequence, Sequence]):
         self.layer, self.masks = layer, masks
         self.input_shapes, self.output_shapes = self.shapes = shapes
+        self._stored: dict[str, np.ndarray] = {}
 
     @classmethod
     def fits(cls, layer: Any, shapes: tuple[Sequence, Sequence]) -> bool:
@@ -108,20 +109,26 @@ class ChannelRule:
 
     def alive(self, path: str) -> np.ndarray:
         """Returns which entries of a weight may be other than zero, now or after training."""
-        values = value_of(self.layer, path)
         if self.masks is None:
-            return values != 0
-        return self.masks.get(path, np.ones(values.shape, bool))
+            return self.stored(path) != 0
+        mask = self.masks.get(path)
+        return np.ones(tuple(variable_at(self.layer, path).shape), bool) if mask is None else mask
+
+    def stored(self, path: str) -> np.ndarray:
+        """Returns a weight as it is, given its path relative to the layer. It is read once, and not to be written."""
+        if path not in self._stored:
+            self._stored[path] = np.asarray(variable_at(self.layer, path)).view()
+            self._stored[path].flags.writeable = False
+        return self._stored[path]
+
+    def value(self, path: str) -> np.ndarray:
+        """Returns a weight in float64, to compute with."""
+        return self.stored(path).astype("float64")
 
 
 def channels(shape: Sequence[int | None]) -> int:
     """Returns the number of channels of a tensor."""
     return shape[-1] if len(shape) > 1 and shape[-1] else 1
-
-
-def value_of(layer: Any, path: str) -> np.ndarray:
-    """Returns the value of a weight in float64, given its path relative to the layer."""
-    return np.asarray(variable_at(layer, path), "float64")
 
 
 def labels(count: int, after: np.ndarray | None = None) -> np.ndarray:

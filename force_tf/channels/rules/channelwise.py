@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels, value_of
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels
 from force_tf.models.keras_models import is_layer
 from force_tf.models.weights import weight_variable
 
@@ -28,7 +28,7 @@ class Channelwise(ChannelRule):
         values = {}
         for attribute in self.weights():
             if weight_variable(self.layer, attribute) is not None:
-                values[attribute] = value_of(self.layer, attribute)[..., kept]
+                values[attribute] = self.stored(attribute)[..., kept]
         return Cut({}, values) if values else None
 
     def weights(self) -> tuple[str, ...]:

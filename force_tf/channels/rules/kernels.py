@@ -8,7 +8,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels, value_of
+from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels
 from force_tf.models.weights import weight_variable
 
 
@@ -32,7 +32,7 @@ class Table(ChannelRule):
     def cut(self, inputs, outputs, constants):
         (kept,) = outputs
         masks = {name: mask[:, kept] for name, mask in (self.masks or {}).items()}
-        values = value_of(self.layer, "embeddings")[:, kept]
+        values = self.stored("embeddings")[:, kept]
         return Cut({"output_dim": int(kept.sum())}, {"embeddings": values}, masks)
 
 
@@ -91,10 +91,11 @@ class Affine(ChannelRule):
 
     def cut(self, inputs, outputs, constants):
         (rows,), (columns,), (values,) = inputs, outputs, constants
-        kernel = self._matrix(value_of(self.layer, "kernel"))
+        kernel = self._matrix(self.stored("kernel"))
         mask = None if not self.masks else self._matrix(self.masks["kernel"])
         merged = np.flatnonzero(self._inexact(values) & ~rows)
         if merged.size:
+            kernel, mask = kernel.astype("float64"), None if mask is None else mask.copy()
             chosen = _representative(values)
             kernel[:, chosen] += np.tensordot(values[merged] / values[chosen], kernel[:, merged], (0, 1))
             if mask is not None:
@@ -111,14 +112,14 @@ class Affine(ChannelRule):
     def _matrix(self, kernel: np.ndarray) -> np.ndarray:
         """Returns a kernel as (positions, inputs, outputs)."""
         kernel = kernel.swapaxes(-1, -2) if self.transposed else kernel
-        return kernel.reshape(-1, *kernel.shape[-2:]).copy()
+        return kernel.reshape(-1, *kernel.shape[-2:])
 
     def _unmatrix(self, matrix: np.ndarray) -> np.ndarray:
         matrix = matrix.swapaxes(-1, -2) if self.transposed else matrix
         return matrix.reshape(*self._window(), *matrix.shape[-2:])
 
     def _bias(self) -> np.ndarray:
-        return value_of(self.layer, "bias") if self.layer.use_bias else np.zeros(self.reach.shape[1])
+        return self.value("bias") if self.layer.use_bias else np.zeros(self.reach.shape[1])
 
     def _inexact(self, values: np.ndarray) -> np.ndarray:
         """Which constants a bias does not stand for: at the borders zeros take their place."""
@@ -133,9 +134,14 @@ class Affine(ChannelRule):
 
     def _folded(self, values: np.ndarray) -> np.ndarray:
         """Returns what the constants that a bias can stand for add to each output."""
-        kernel = self._matrix(value_of(self.layer, "kernel") * self.alive("kernel")).sum(axis=0)
         exact = np.where(np.isnan(values) | self._inexact(values), 0.0, values)
-        return exact @ kernel
+        return exact @ self._sums if exact.any() else np.zeros(self.reach.shape[1])
+
+    @functools.cached_property
+    def _sums(self) -> np.ndarray:
+        """The sum of the kernel over its positions: (inputs, outputs)."""
+        kernel, alive = self._matrix(self.stored("kernel")), self._matrix(self.alive("kernel"))
+        return kernel.sum(axis=0, where=alive, dtype="float64")
 
 
 def _representative(values: np.ndarray) -> int:
@@ -160,7 +166,7 @@ class Grouped(ChannelRule):
         alive = alive.reshape(-1, alive.shape[-2], groups, alive.shape[-1] // groups).any(axis=0)
         # (inputs of a group, groups, outputs of a group); zeros reach nothing.
         reached = (alive & (values != 0).reshape(groups, -1).T[..., np.newaxis]).any(axis=0).ravel()
-        bias = value_of(self.layer, "bias") if self.layer.use_bias else np.zeros(reached.size)
+        bias = self.value("bias") if self.layer.use_bias else np.zeros(reached.size)
         outputs = self.layer.activation(tf.constant(bias.reshape(1, -1)))
         return [np.where(reached, np.nan, np.asarray(outputs).ravel())]
 
@@ -174,9 +180,9 @@ class Grouped(ChannelRule):
 
     def cut(self, inputs, outputs, constants):
         (columns,) = outputs
-        values = {"kernel": value_of(self.layer, "kernel")[..., columns]}
+        values = {"kernel": self.stored("kernel")[..., columns]}
         if self.layer.use_bias:
-            values["bias"] = value_of(self.layer, "bias")[columns]
+            values["bias"] = self.stored("bias")[columns]
         masks = {name: mask[..., columns] for name, mask in (self.masks or {}).items()}
         groups = int(columns.reshape(self.layer.groups, -1).any(axis=1).sum())
         return Cut({"filters": int(columns.sum()), "groups": groups}, values, masks)
@@ -193,17 +199,16 @@ class Depthwise(ChannelRule):
 
     def __init__(self, layer, masks, shapes):
         super().__init__(layer, masks, shapes)
-        self.kernel = value_of(layer, "kernel")
-        self.multiplier = self.kernel.shape[-1]
+        self.multiplier = weight_variable(layer, "kernel").shape[-1]
 
     def constants(self, inputs):
         (values,) = inputs
         values = np.repeat(values, self.multiplier)
-        kernel = (self.kernel * self.alive("kernel")).reshape(-1, values.size)
+        kernel = (self.value("kernel") * self.alive("kernel")).reshape(-1, values.size)
         reached = self.alive("kernel").reshape(-1, values.size).any(axis=0)
         padded = self.layer.padding != "valid" and len(kernel) > 1
         constant = ~reached | (values == 0) | (~np.isnan(values) & (not padded))
-        bias = value_of(self.layer, "bias") if self.layer.use_bias else 0.0
+        bias = self.value("bias") if self.layer.use_bias else 0.0
         sums = np.where(reached & ~np.isnan(values), values, 0.0) * kernel.sum(axis=0) + bias
         outputs = self.layer.activation(tf.constant(np.broadcast_to(sums, values.shape).reshape(1, -1)))
         return [np.where(constant, np.asarray(outputs).ravel(), np.nan)]
@@ -217,9 +222,9 @@ class Depthwise(ChannelRule):
 
     def cut(self, inputs, outputs, constants):
         (kept,), (columns,) = inputs, outputs
-        values = {"kernel": self.kernel[..., kept, :]}
+        values = {"kernel": self.stored("kernel")[..., kept, :]}
         if self.layer.use_bias:
-            values["bias"] = value_of(self.layer, "bias")[columns]
+            values["bias"] = self.stored("bias")[columns]
         masks = {name: mask[..., kept, :] for name, mask in (self.masks or {}).items()}
         return Cut({}, values, masks)
 
@@ -260,7 +265,7 @@ class Separable(ChannelRule):
     def constants(self, inputs):
         (values,) = inputs
         constant = ~self.reach[values != 0].any(axis=0)  # also of those that are not constant
-        bias = value_of(self.layer, "bias") if self.layer.use_bias else np.zeros(self.reach.shape[1])
+        bias = self.value("bias") if self.layer.use_bias else np.zeros(self.reach.shape[1])
         outputs = self.layer.activation(tf.constant(bias.reshape(1, -1)))
         return [np.where(constant, np.asarray(outputs).ravel(), np.nan)]
 
@@ -274,8 +279,8 @@ class Separable(ChannelRule):
         def cut(path, value):
             return value[..., rows, :] if path == "depthwise_kernel" else value[..., inner, :][..., columns]
 
-        values = {name: cut(name, value_of(self.layer, name)) for name in ("depthwise_kernel", "pointwise_kernel")}
+        values = {name: cut(name, self.stored(name)) for name in ("depthwise_kernel", "pointwise_kernel")}
         if self.layer.use_bias:
-            values["bias"] = value_of(self.layer, "bias")[columns]
+            values["bias"] = self.stored("bias")[columns]
         masks = {name: cut(name, mask) for name, mask in (self.masks or {}).items()}
         return Cut({"filters": int(columns.sum())}, values, masks)

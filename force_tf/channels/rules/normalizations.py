@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.channels.rules.base import ChannelRule, Cut, channels, labels, value_of
+from force_tf.channels.rules.base import ChannelRule, Cut, channels, labels
 from force_tf.channels.rules.channelwise import Channelwise, Elementwise
 
 
@@ -48,7 +48,7 @@ class Positional(Channelwise):
         return len(shapes[0][0]) - 1 not in _normalizes(layer, shapes) and not getattr(layer, "rms_scaling", False)
 
     def constants(self, inputs):
-        offsets = np.unique(value_of(self.layer, "beta")) if self.layer.center else np.zeros(1)
+        offsets = np.unique(self.value("beta")) if self.layer.center else np.zeros(1)
         if offsets.size > 1:
             return super().constants(inputs)
         scaled = not self.layer.scale or self.alive("gamma").any()
@@ -79,4 +79,4 @@ def _scaled(rule: ChannelRule) -> np.ndarray | bool:
 
 def _offset(rule: ChannelRule) -> np.ndarray | float:
     """Returns what is left of channels without scale."""
-    return value_of(rule.layer, "beta") if rule.layer.center else 0.0
+    return rule.value("beta") if rule.layer.center else 0.0

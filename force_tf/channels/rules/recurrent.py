@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from force_tf.channels.rules.base import ChannelRule, Cut, channels, is_elementwise, labels, value_of
+from force_tf.channels.rules.base import ChannelRule, Cut, channels, is_elementwise, labels
 from force_tf.models.paths import walk_layers
 
 # Which of the gates, that lie side by side in the weights, is the candidate of the new state.
@@ -62,11 +62,11 @@ class Recurrent(ChannelRule):
         def cut(path, value):
             return self._by_gate(value)[sides[path]][..., kept].reshape(int(sides[path].sum()), -1)
 
-        kernel = self._by_gate(value_of(self.layer, self.readers[0])) * self._reach
+        kernel = self._by_gate(self.value(self.readers[0])) * self._reach
         bias = self._bias()
         bias[0] += np.tensordot(np.where(rows | np.isnan(values), 0.0, values), kernel, 1)
         changes = {"units": int(kept.sum())}
-        new = {path: cut(path, value_of(self.layer, path)) for path in self.readers}
+        new = {path: cut(path, self.stored(path)) for path in self.readers}
         bias = bias[..., kept]
         if self.layer.use_bias or bias.any():
             changes["use_bias"] = True
@@ -92,7 +92,7 @@ class Recurrent(ChannelRule):
         count = 2 if getattr(self.layer, "reset_after", False) else 1
         if not self.layer.use_bias:
             return np.zeros((count, *self._reach.shape[1:]))
-        return self._by_gate(value_of(self.layer, self.bias_path).reshape(count, -1)).copy()
+        return self._by_gate(self.value(self.bias_path).reshape(count, -1))
 
     def _zero(self, values: np.ndarray) -> np.ndarray:
         """Returns which units are zero at every step, given the constants of the inputs."""
