@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from force_tf.models import keras_internals
 from force_tf.models.graph import Shape
 from force_tf.models.weights import weight_variable
 
@@ -159,15 +160,17 @@ def _projected_attention(call: LayerCall) -> Iterator[Part]:
     query = call.named.get("query", call.inputs[0])
     value = call.named.get("value", query)
     key = call.named.get("key", value)
-    heads, key_dim = weight_variable(layer._query_dense, "kernel").shape[-2:]
-    value_dim = weight_variable(layer._value_dense, "kernel").shape[-1]
-    projections = [(layer._query_dense, query), (layer._key_dense, key), (layer._value_dense, value)]
-    if getattr(layer, "_gate_dense", None) is not None:
-        projections.append((layer._gate_dense, query))
-    projections.append((layer._output_dense, (*query[:-1], heads, value_dim)))
+    query_dense, key_dense, value_dense, output_dense = keras_internals.attention_projections(layer)
+    heads, key_dim = weight_variable(query_dense, "kernel").shape[-2:]
+    value_dim = weight_variable(value_dense, "kernel").shape[-1]
+    projections = [(query_dense, query), (key_dense, key), (value_dense, value)]
+    gate = keras_internals.attention_gate(layer)
+    if gate is not None:
+        projections.append((gate, query))
+    projections.append((output_dense, (*query[:-1], heads, value_dim)))
     for dense, shape in projections:
         yield LayerCall(dense, [shape], [])
-    attended = _size(*(value[axis] for axis in getattr(layer, "_attention_axes", (1,))))
+    attended = _size(*(value[axis] for axis in keras_internals.attention_axes(layer)))
     yield TensorProduct(layer, _positions(query) * attended * heads * (key_dim + value_dim))
 
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion, Network
-from force_tf.models.keras_models import array_variables, input_specs, logits
+from force_tf.models import keras_internals
+from force_tf.models.keras_models import array_variables, input_specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,4 +52,4 @@ def _one_row_of_ones(spec: tf.TensorSpec) -> tf.Tensor:
 def total_flow(model: Any, ones: Any) -> tf.Tensor:
     """R: the sum of all outputs, as logits, in inference mode."""
     outputs = tf.nest.flatten(model(ones, training=False))
-    return tf.add_n([tf.reduce_sum(logits(output)) for output in outputs])
+    return tf.add_n([tf.reduce_sum(keras_internals.logits(output)) for output in outputs])

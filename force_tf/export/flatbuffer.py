@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import flatbuffers
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
+
+from force_tf.models.keras_internals.tflite_schema import schema
 
 # Types of the file's weights; other constants, such as shapes, are integers of 32 or 64 bits.
 WEIGHT_TYPES = {

@@ -17,10 +17,10 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
 
 from force_tf.export import flatbuffer
 from force_tf.export.flatbuffer import Weight
+from force_tf.models.keras_internals.tflite_schema import schema
 
 # What a tensor, an operation and the levels of the tree take in the file beside their numbers, about.
 _OVERHEAD = 300  # bytes

@@ -13,7 +13,7 @@ from force_tf.layers import in_place
 from force_tf.layers.masking import keep, paths_by_layer
 from force_tf.layers.wrappers import masks_of, wrapper_class
 from force_tf.masks import Masks
-from force_tf.models import keras_models, prunable
+from force_tf.models import keras_internals, keras_models, prunable
 from force_tf.models.keras_models import NotCopyableError, is_graph
 from force_tf.models.paths import layers_of, mask_wrappers, unwrapped
 from force_tf.models.rebuild import Change, rebuild
@@ -210,7 +210,7 @@ def is_pruned(model: Any) -> bool:
     Args:
         model: A model of either Keras.
     """
-    return any(unwrapped(layer) is not layer for layer in model._flatten_layers())
+    return any(unwrapped(layer) is not layer for layer in keras_internals.inner_layers(model))
 
 
 def _is_in_place(model) -> bool:

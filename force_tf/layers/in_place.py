@@ -12,8 +12,8 @@ import keras
 
 from force_tf.layers.masking import MaskHolder, paths_by_layer
 from force_tf.layers.wrappers import wrapper_class
-from force_tf.models import references
-from force_tf.models.keras_models import is_model, keras_of, rename
+from force_tf.models import keras_internals, references
+from force_tf.models.keras_models import is_model, keras_of
 from force_tf.models.paths import layers_by_path, layers_of, walk_layers
 from force_tf.models.weights import PrunableWeight
 from force_tf.support.interrupts import restoring
@@ -95,7 +95,7 @@ def unwrap(model: keras.Model) -> None:
 
 def is_wrapped_in_place(model: keras.Model) -> bool:
     """Returns whether `wrap` was applied to a model, or to one inside it."""
-    return any(isinstance(layer, InPlaceModel) for layer in model._flatten_layers())
+    return any(isinstance(layer, InPlaceModel) for layer in keras_internals.inner_layers(model))
 
 
 def unwrapped(model: keras.Model) -> restoring:
@@ -127,7 +127,7 @@ class InPlaceModel:
 
     def get_config(self) -> dict[str, Any]:
         module = keras_of(self)
-        if module is not keras and _writes_saved_model():
+        if module is not keras and keras_internals.writes_saved_model():
             # This error is how tf_keras learns that there is no configuration. Without one the loaded model consists of
             # the functions in the SavedModel. With one, tf_keras makes subclassed models anew, wrapped or not, and
             # gives their layers the weights of others.
@@ -147,7 +147,7 @@ class InPlaceModel:
         model = module.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         layers = layers_of(model)
         for layer, name in zip(layers, config["layer_names"]):
-            rename(layer, name)  # Keras numbers unnamed layers anew in every process
+            keras_internals.set_name(layer, name)  # Keras numbers unnamed layers anew in every process
         by_path = layers_by_path(model)
         unbuilt = [path for path in config["masked_weights"] if path not in by_path or not by_path[path].built]
         if unbuilt or len(layers) != len(config["layer_names"]):
@@ -159,10 +159,6 @@ class InPlaceModel:
             )
         wrap(model, [(by_path[path], paths) for path, paths in config["masked_weights"].items()])
         return model
-
-
-def _writes_saved_model() -> bool:
-    return importlib.import_module("tf_keras.src.saving.serialization_lib").in_tf_saved_model_scope()
 
 
 @functools.cache
@@ -179,11 +175,13 @@ def _restore_class(model) -> None:
 
 def _wrapped(model) -> list[tuple[Any, Any]]:
     """Returns every wrapper in a model, with the layer that it wraps."""
-    return [(layer, layer.masked_layer) for layer in model._flatten_layers() if isinstance(layer, MaskHolder)]
+    return [
+        (layer, layer.masked_layer) for layer in keras_internals.inner_layers(model) if isinstance(layer, MaskHolder)
+    ]
 
 
 def _drop_compiled_functions(model) -> None:
     """Makes `fit`, `evaluate` and `predict` trace anew."""
-    for layer in model._flatten_layers():
+    for layer in keras_internals.inner_layers(model):
         if is_model(layer):
             layer.train_function = layer.test_function = layer.predict_function = None

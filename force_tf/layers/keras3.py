@@ -10,19 +10,7 @@ import tensorflow as tf
 
 from force_tf.layers.masked_variable import mask_variable, unmask_variable
 from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
-
-# What Keras reads off a layer's `call` when it binds, casts and fills in arguments. The wrapper's own `call` takes
-# anything, so it shows those of the layer that it wraps.
-_CALL_CONVENTIONS = (
-    "_call_signature",
-    "call_signature_parameters",
-    "_call_has_training_arg",
-    "_call_has_mask_arg",
-    "_call_context_args",
-    "_call_has_context_arg",
-    "_convert_input_args",
-    "_allow_non_tensor_positional_args",
-)
+from force_tf.models import keras_internals
 
 
 class _MaskedWeight(MaskedWeight):
@@ -85,8 +73,9 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         self.masked_weights: list[_MaskedWeight] = []
         self.supports_masking = layer.supports_masking
         self.supports_jit = layer.supports_jit
-        for name in _CALL_CONVENTIONS:
-            setattr(self, name, getattr(layer, name))
+        # The wrapper's own `call` takes anything, so Keras binds arguments as it does for the layer.
+        for name, value in keras_internals.call_conventions(layer).items():
+            setattr(self, name, value)
 
     def __call__(self, *args, **kwargs):
         if not self.masked_weights:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 import tf_keras
-from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from force_tf.layers.masking import keep
+from force_tf.models import keras_internals
+
+ResourceVariable = keras_internals.resource_variable_class()
 
 
 def mask_variable(variable: tf.Variable, mask: tf.Variable) -> None:
@@ -22,7 +24,7 @@ def mask_variable(variable: tf.Variable, mask: tf.Variable) -> None:
     """
     constraint = _KeepPruned(mask, variable.constraint)
     for part, mask_part in zip(_parts(variable), _parts(mask)):
-        part._constraint = constraint
+        keras_internals.set_constraint(part, constraint)
         part.__class__ = _MaskedVariable
         part.mask = mask_part
 
@@ -32,13 +34,13 @@ def unmask_variable(variable: tf.Variable) -> None:
     constraint = variable.constraint.constraint
     for part in _parts(variable):
         part.assign(keep(part, part.mask))
-        part._constraint = constraint
+        keras_internals.set_constraint(part, constraint)
         part.__class__ = ResourceVariable
         del part.mask
 
 
 def _parts(variable: tf.Variable) -> Iterator[ResourceVariable]:
-    variable = getattr(variable, "_variable", variable)  # around which mixed precision puts another
+    variable = keras_internals.without_autocast(variable)
     yield from getattr(variable, "values", (variable,))  # one on each device, under tf.distribute
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
 
 from force_tf.layers.masking import keep
+from force_tf.models import keras_internals
 
 # Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
 # gradient of zero stays there, its decay and its moving average included. Exact classes: a subclass may do otherwise.
@@ -87,13 +87,13 @@ class _KeepPruned(keras.constraints.Constraint):
         self.at_every_step = False
 
     def __call__(self, weight):
-        optimizer = _applying_optimizer()
+        optimizer = keras_internals.applying_optimizer()
         at_every_step = self.at_every_step or self.constraint is not None
         if type(optimizer) in _ELEMENTWISE and not at_every_step and not optimizer.use_ema:
             return weight  # zero it was, and zero its gradient: so it stays, and projecting costs a tenth of a step
         if optimizer is not None and optimizer.use_ema:
             # Optimizers update their averages before they apply constraints, and later copy them into the model.
-            average = optimizer._model_variables_moving_average[optimizer._get_variable_index(weight)]
+            average = keras_internals.moving_average(optimizer, weight)
             average.assign(keep(average.value, self.mask))
         value = keep(weight, self.mask)
         return value if self.constraint is None else keep(self.constraint(value), self.mask)
@@ -113,10 +113,3 @@ class _MaskedRegularizer(keras.regularizers.Regularizer):
 def _in_replica() -> bool:
     """Returns whether this is one of the replicas of a strategy, which may not assign what they share."""
     return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
-
-
-def _applying_optimizer() -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer that is applying constraints, or None outside of one."""
-    scopes = global_state.get_global_attribute("name_scope_stack") or ()
-    callers = [scope.caller for scope in scopes if isinstance(scope.caller, keras.optimizers.Optimizer)]
-    return callers[-1] if callers else None

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf.models import prunable
-from force_tf.models.keras_models import rename
+from force_tf.models import keras_internals, prunable
 from force_tf.models.paths import layers_by_path, layers_of, split_path
 from force_tf.models.weights import PrunableWeight, weight_slot
 
@@ -147,7 +146,7 @@ class MaskHolder:
         # of the unwrapped model has the attributes of the layer in the place of the wrapper's.
         found = super()._lookup_dependency(name, cached_dependencies)
         if found is None and cached_dependencies is not None:
-            return self.layer._lookup_dependency(name, self.layer._trackable_children())
+            return keras_internals.lookup_dependency(self.layer, name)
         return found
 
     def _restore_sub_layer_names(self) -> None:
@@ -155,7 +154,7 @@ class MaskHolder:
         inner = layers_of(self.layer)
         if len(inner) == len(self.sub_layer_names):
             for layer, name in zip(inner, self.sub_layer_names):
-                rename(layer, name)
+                keras_internals.set_name(layer, name)
 
     def _owners(self) -> dict[str, Any]:
         """Maps the relative path of the wrapped layer ("") and of every layer in it to the layer."""

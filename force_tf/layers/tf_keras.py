@@ -14,11 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras
-from tf_keras.src.mixed_precision.autocast_variable import enable_auto_cast_variables
 
 from force_tf.layers.masked_tf_variable import mask_variable, unmask_variable
 from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
 from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
+from force_tf.models import keras_internals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _MaskedWeight(MaskedWeight):
 
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner reads its variable."""
-        with enable_auto_cast_variables(self.owner._compute_dtype_object):
+        with keras_internals.computing_like(self.owner):
             return keep(self.variable, self.mask)
 
     def release(self) -> None:
@@ -87,7 +87,7 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
                 "name": layer.name,
                 "dtype": layer.dtype_policy,
                 "trainable": layer.trainable,
-                "autocast": layer._autocast,
+                "autocast": keras_internals.autocasts(layer),
                 **kwargs,
             }
         # tfmot's own constructor refuses the layers that tfmot does not know, gives the layer a new method, and the
@@ -101,9 +101,10 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         self.call_specs: str | None = None  # of the arguments of the first call
         self.supports_masking = layer.supports_masking
         # What Keras reads off `call` when it binds and fills in arguments: that of the layer, as ours takes anything.
-        self._call_spec = layer._call_spec
-        if hasattr(layer, "_batch_input_shape"):  # as the first layer of a Sequential model, which it tells its inputs
-            self._batch_input_shape = layer._batch_input_shape
+        self._call_spec = keras_internals.call_spec(layer)
+        shape = keras_internals.batch_input_shape(layer)
+        if shape is not None:  # as the first layer of a Sequential model, which it tells its inputs
+            self._batch_input_shape = shape
 
     @property
     def pruning_vars(self) -> list[tuple[tf.Variable, tf.Variable, tf.Variable]]:
@@ -215,18 +216,20 @@ class _MaskedPenalty:
 def _mask_regularizer(owner: tf_keras.layers.Layer, variable: tf.Variable, mask: tf.Variable) -> None:
     for position, loss, penalty in _penalties(owner):
         if isinstance(penalty, functools.partial) and penalty.args and penalty.args[0] is variable:
-            owner._callable_losses[position] = functools.partial(loss.func, _MaskedPenalty(penalty, mask))
+            keras_internals.function_losses(owner)[position] = functools.partial(
+                loss.func, _MaskedPenalty(penalty, mask)
+            )
 
 
 def _unmask_regularizer(owner: tf_keras.layers.Layer, mask: tf.Variable) -> None:
     for position, loss, penalty in _penalties(owner):
         if isinstance(penalty, _MaskedPenalty) and penalty.mask is mask:
-            owner._callable_losses[position] = functools.partial(loss.func, penalty.penalty)
+            keras_internals.function_losses(owner)[position] = functools.partial(loss.func, penalty.penalty)
 
 
 def _penalties(owner: tf_keras.layers.Layer) -> Iterator[tuple[int, functools.partial, Any]]:
     """Yields (position, loss, what it calls) of the losses that layers add as functions, regularization among them."""
-    for position, loss in enumerate(owner._callable_losses):
+    for position, loss in enumerate(keras_internals.function_losses(owner)):
         if isinstance(loss, functools.partial) and loss.args:
             yield position, loss, loss.args[0]
 

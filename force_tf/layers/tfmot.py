@@ -1,9 +1,7 @@
-"""tensorflow-model-optimization (tfmot): imported without changing the process, and masks in its own wrappers."""
+"""tensorflow-model-optimization (tfmot): masks in its own wrappers."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,38 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.masks import Masks
+from force_tf.models.keras_internals.tfmot import pruning_classes
 from force_tf.models.paths import layers_by_path, mask_wrappers
 
-
-def _import_tfmot() -> tuple[type, type, type]:
-    """Returns tfmot's pruning wrapper, the class that prunes its weights, and the base class of its schedules."""
-    variable = "TF_USE_LEGACY_KERAS"
-    before = os.environ.get(variable)
-    # tfmot sets the variable, and a `tf.keras` that was never looked at would then become tf_keras.
-    _ = tf.keras.__name__
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about code of its own
-            from tensorflow_model_optimization.python.core.sparsity.keras import (
-                pruning_impl,
-                pruning_schedule,
-                pruning_wrapper,
-            )
-    except ImportError as error:
-        raise ImportError(
-            "Masks on models of the legacy tf_keras expect tensorflow-model-optimization: run "
-            f"`pip install 'force_tf[tfmot]'`. Received: {error}",
-            name="tensorflow_model_optimization",
-        ) from error
-    finally:
-        if before is None:
-            os.environ.pop(variable, None)
-        else:
-            os.environ[variable] = before
-    return pruning_wrapper.PruneLowMagnitude, pruning_impl.Pruning, pruning_schedule.PruningSchedule
-
-
-PruneLowMagnitude, Pruning, PruningSchedule = _import_tfmot()
+PruneLowMagnitude, Pruning, PruningSchedule = pruning_classes()
 
 
 def read_masks(wrapper: PruneLowMagnitude) -> dict[str, np.ndarray]:

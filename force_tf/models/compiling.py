@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from force_tf.models import keras_internals
 from force_tf.models.keras_models import compile_arguments, keras_of
 
 
@@ -45,9 +46,10 @@ def _copy_metric(item):
     if module is None or not isinstance(item, module.metrics.Metric):
         return item
     config = item.get_config()
-    # Wrappers of a function keep it in `_fn`; given as it is, it need not be registered.
-    if callable(getattr(item, "_fn", None)) and isinstance(config.get("fn"), (dict, str)):
-        config["fn"] = item._fn
+    # The function as it is need not be registered.
+    function = keras_internals.metric_function(item)
+    if function is not None and isinstance(config.get("fn"), (dict, str)):
+        config["fn"] = function
     return type(item).from_config(config)
 
 
@@ -56,19 +58,12 @@ def _copy_optimizer(optimizer, variables: list[tuple[Any, Any]]):
     inner = getattr(optimizer, "inner_optimizer", None)  # of one that scales losses
     if inner is not None:
         return type(optimizer)(**{**config, "inner_optimizer": _copy_optimizer(inner, variables)})
-    learning_rate = _learning_rate(optimizer)
+    learning_rate = keras_internals.learning_rate(optimizer)
     if callable(learning_rate):  # a schedule or function, which has no state
         config["learning_rate"] = learning_rate
     copy = type(optimizer).from_config(config)
-    if hasattr(optimizer, "_use_weight_decay"):
-        excluded = [new for old, new in variables if old.trainable and not optimizer._use_weight_decay(old)]
-        if excluded:
-            copy.exclude_from_weight_decay(var_list=excluded)
+    decays = keras_internals.uses_weight_decay
+    excluded = [new for old, new in variables if old.trainable and not decays(optimizer, old)]
+    if excluded:
+        copy.exclude_from_weight_decay(var_list=excluded)
     return copy
-
-
-def _learning_rate(optimizer):
-    """Returns the learning rate, or what tells it: a variable, a number, a schedule or a function."""
-    if hasattr(optimizer, "_hyper"):  # the legacy optimizers of tf_keras
-        return optimizer._hyper.get("learning_rate")
-    return optimizer._learning_rate

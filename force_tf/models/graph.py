@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from force_tf.models import keras_internals
 from force_tf.models.keras_models import is_graph, keras_of
 from force_tf.models.paths import unwrapped
 
@@ -92,8 +93,9 @@ def graph_of(model: Any, input_shapes: Sequence[Shape] | None = None) -> Graph:
     if input_shapes is not None:
         shapes[:] = map(tuple, input_shapes)
     calls = []
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
+    nodes = keras_internals.nodes_by_depth(model)
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
             layer, taken, arguments, returned = _parts(node)
             names = _names(layer, arguments, {id(tensor) for tensor in taken})
             call = GraphCall(
@@ -109,8 +111,8 @@ def graph_of(model: Any, input_shapes: Sequence[Shape] | None = None) -> Graph:
 
 def _with_nodes(model: Any) -> Any:
     """Returns the model that holds the nodes, which of a Sequential model of Keras 3 is another one."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    if not hasattr(graph, "_nodes_by_depth"):
+    graph = keras_internals.graph_with_nodes(model)
+    if graph is None:
         raise ValueError(
             "Expected a Sequential model whose layers Keras can call on symbolic tensors, so that their shapes are "
             f"known. Received: {model.name!r}"

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from force_tf.models import keras_internals
 from force_tf.support.interrupts import restoring
 
 
@@ -46,7 +47,7 @@ def is_layer(item: Any) -> bool:
 def tf_variable(variable: Any) -> tf.Variable:
     """Returns the TensorFlow variable behind one of either Keras, past all casts to a layer's compute dtype."""
     # tf_keras wraps those of mixed precision.
-    inner = variable.value if isinstance(variable, keras.Variable) else getattr(variable, "_variable", variable)
+    inner = variable.value if isinstance(variable, keras.Variable) else keras_internals.without_autocast(variable)
     # Inside the scope of a strategy a variable stands for one on each device, and has no gradient; the first does.
     return tf.distribute.get_strategy().experimental_local_results(inner)[0]
 
@@ -61,8 +62,7 @@ def array_variables(item: Any) -> list[Any]:
 
 def compile_arguments(model: Any) -> dict[str, Any]:
     """Returns the arguments that a model was compiled with, the objects themselves; an empty dict if it was not."""
-    compiled = model.compiled if hasattr(model, "compiled") else getattr(model, "_is_compiled", False)
-    return dict(model._compile_config.config) if compiled else {}
+    return dict(keras_internals.compiled_arguments(model)) if keras_internals.is_compiled(model) else {}
 
 
 def check_same_keras(model: Any, **others: Any) -> None:
@@ -119,16 +119,16 @@ def preserved_variables(model: Any) -> restoring:
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
     state = [(variable, tf.convert_to_tensor(variable)) for variable in array_variables(model)]
     # The random layers of tf_keras hold their seeds outside of their variables, and count one up whenever it is traced.
-    random = [layer._random_generator for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
-    generators = [each._generator for each in random if getattr(each, "_generator", None) is not None]
-    state += [(generator.state, tf.convert_to_tensor(generator.state)) for generator in generators]
-    seeds = [each._seed for each in random]
+    random = keras_internals.random_generators(keras_internals.inner_layers(model))
+    states = [each.state for each in random if each.state is not None]
+    state += [(variable, tf.convert_to_tensor(variable)) for variable in states]
+    seeds = [each.seed for each in random]
 
     def put_back() -> None:
         for variable, value in state:
             variable.assign(value)
         for each, seed in zip(random, seeds):
-            each._seed = seed
+            each.seed = seed
 
     return restoring(put_back)
 
@@ -179,20 +179,12 @@ def input_specs(model: Any, batches: Any = None) -> Any:
     return tf.nest.map_structure(lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), inputs)
 
 
-def logits(output: tf.Tensor) -> tf.Tensor:
-    """Returns an output before its softmax or sigmoid, or the output itself if it has neither.
-
-    Keras's activations leave their inputs on the outputs, for its own cross-entropy losses.
-    """
-    return getattr(output, "_keras_logits", output)
-
-
 def is_graph(layer: Any) -> bool:
     """Returns whether a layer is a Functional or Sequential model, whose layers can be replaced one by one."""
     module = keras_of(layer)
     if module is keras:
         return isinstance(layer, (keras.Sequential, keras.Function))
-    return is_model(layer) and (isinstance(layer, module.Sequential) or layer._is_graph_network)
+    return is_model(layer) and (isinstance(layer, module.Sequential) or keras_internals.is_graph_network(layer))
 
 
 def check_is_graph(model: Any) -> None:
@@ -210,14 +202,6 @@ def check_is_graph(model: Any) -> None:
 
 class NotCopyableError(ValueError):
     """A model, or a layer in it, of which Keras can make no copy."""
-
-
-def rename(layer: Any, name: str) -> None:
-    """Gives a layer of either Keras a name."""
-    if isinstance(getattr(type(layer), "name", None), property):  # tf_keras lets it be read only
-        layer._name = name
-    else:
-        layer.name = name
 
 
 def keras_classes(layer_class: type) -> list[type]:

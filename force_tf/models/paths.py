@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from force_tf.models import keras_internals
 from force_tf.models.keras_models import is_model, keras_classes, keras_of
 
 # Layers that make their own cell. Keras 3 names the cell after its class; tf_keras numbers it anew in every layer.
@@ -36,7 +37,9 @@ def sub_layers(layer: Any) -> list[Any]:
 
     A wrapper that only masks a layer shows itself as that layer, so paths are the same with and without masks.
     """
-    layers = layer.layers if is_model(layer) else layer._flatten_layers(include_self=False, recursive=False)
+    layers = (
+        layer.layers if is_model(layer) else keras_internals.inner_layers(layer, include_self=False, recursive=False)
+    )
     # In tf_keras a metric is a layer.
     return [unwrapped(sub) for sub in layers if not isinstance(sub, keras_of(sub).metrics.Metric)]
 
@@ -69,7 +72,8 @@ def mask_wrappers(model: Any) -> list[tuple[str, Any]]:
 
     One that is used several times has one path, the first.
     """
-    by_layer = {id(unwrapped(layer)): layer for layer in model._flatten_layers() if unwrapped(layer) is not layer}
+    layers = keras_internals.inner_layers(model)
+    by_layer = {id(unwrapped(layer)): layer for layer in layers if unwrapped(layer) is not layer}
     return [(path, by_layer.pop(id(chain[-1]))) for path, chain in walk_layers(model) if id(chain[-1]) in by_layer]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from force_tf.models import keras_internals
 from force_tf.models.adapted import config_of, copy_adapted_state, derives_from_variables, forgotten_variables
 from force_tf.models.compiling import copy_compile_configuration
 from force_tf.models.keras_models import (
@@ -23,7 +23,6 @@ from force_tf.models.keras_models import (
     is_layer,
     is_model,
     keras_of,
-    rename,
 )
 from force_tf.models.paths import layers_of, unwrapped
 from force_tf.models.weights import variable_at
@@ -135,10 +134,9 @@ def _copy_layer(layer, precision: str | None, changed_config: Mapping[str, Any])
         and item.__module__.partition(".")[0] not in ("keras", "tf_keras")
     }
     module = keras_of(layer)
-    serialization = importlib.import_module(f"{module.__name__}.src.saving.serialization_lib")
     try:
         # Lambdas are safe: the code comes from the model in memory, not from a file.
-        with module.saving.custom_object_scope(own), serialization.SafeModeScope(False):
+        with module.saving.custom_object_scope(own), keras_internals.safe_mode_off(module.__name__):
             config = {**config_of(layer), **changed_config}
             copy = type(layer).from_config(_in_precision(config, precision) if precision else config)
     except Exception as error:
@@ -185,7 +183,7 @@ def _copy_attributes(model, rebuilt, shown: dict[int, Any], keep_policies: bool)
     old = [model, *layers_of(model)]
     new = [rebuilt, *layers_of(rebuilt)]
     for source, copy in zip(old, new, strict=True):
-        rename(copy, source.name)
+        keras_internals.set_name(copy, source.name)
         if keep_policies and is_model(source):
             _set_policy(copy, source.dtype_policy)
         copy = shown.get(id(copy), copy)  # a wrapper passes the flag on to the layer that it wraps
@@ -195,7 +193,7 @@ def _copy_attributes(model, rebuilt, shown: dict[int, Any], keep_policies: bool)
 
 def _set_policy(model, policy) -> None:
     if keras_of(model) is not keras:
-        model._set_dtype_policy(policy)
+        keras_internals.set_dtype_policy(model, policy)
     elif model.dtype_policy != policy:
         model.dtype_policy = policy
 
@@ -218,7 +216,7 @@ def _copy_variables(source, copy, change: Change | None) -> list[tuple[Any, Any]
             new.assign(old)
             new.trainable = old.trainable
             # Keras numbers variables that a layer gives no name throughout the process.
-            new._name, new._path = old.name, new.path.removesuffix(new.name) + old.name
+            keras_internals.rename_variable(new, old.name)
     if derives_from_variables(copy):
         copy.finalize_state()
     pairs = (*changed, *zip(*rest), *((variable, None) for variable in forgotten))
@@ -238,7 +236,7 @@ def _assign_values(source, copy, values: Mapping[str, np.ndarray]) -> list[tuple
 
 
 def _unmasked_variables(model) -> list[Any]:
-    wrappers = [layer for layer in model._flatten_layers() if unwrapped(layer) is not layer]
+    wrappers = [layer for layer in keras_internals.inner_layers(model) if unwrapped(layer) is not layer]
     inner = {id(variable) for wrapper in wrappers for variable in array_variables(unwrapped(wrapper))}
     masks = {id(variable) for wrapper in wrappers for variable in array_variables(wrapper)} - inner
     return [variable for variable in array_variables(model) if id(variable) not in masks]

@@ -8,10 +8,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.ops.function import make_node_key
-from keras.src.utils.tracking import DotNotTrackScope
 
-from force_tf.models.keras_models import is_layer, is_model, keras_of
+from force_tf.models import keras_internals
+from force_tf.models.keras_models import is_graph, is_layer, is_model, keras_of
 
 
 def exchange(model: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
@@ -26,7 +25,7 @@ def exchange(model: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
         _take_over_calls(old, new)
     for holder in holders(model):
         _exchange_in(holder, new_layers)
-    for layer in model._flatten_layers():
+    for layer in keras_internals.inner_layers(model):
         _forget_traces(layer)
 
 
@@ -77,41 +76,35 @@ def _exchange_in(holder, new_layers: Mapping[int, Any]) -> None:
 @contextlib.contextmanager
 def _in_order_of_keras_3(holder: Any, new_values: Mapping[int, Any]) -> Iterator[None]:
     """Keeps the order in which a layer of Keras 3 tracks others, while attributes get new values."""
-    for old in [layer for layer in holder._layers if id(layer) in new_values]:
-        holder._tracker.replace_tracked_value("layers", old, new_values[id(old)])
-    with DotNotTrackScope():  # Keras's tracker would add the new layers as its last
+    for old in [layer for layer in keras_internals.listed_layers(holder) if id(layer) in new_values]:
+        keras_internals.replace_tracked_layer(holder, old, new_values[id(old)])
+    with keras_internals.untracked():  # Keras's tracker would add the new layers as its last
         yield
     if isinstance(holder, keras.Function):
-        nodes = [node for nodes in holder._nodes_by_depth.values() for node in nodes]
-        holder._nodes = {make_node_key(n.operation, n.operation._inbound_nodes.index(n)) for n in nodes}
+        keras_internals.renew_node_keys(holder)
 
 
 @contextlib.contextmanager
 def _in_order_of_tf_keras(holder: Any, new_values: Mapping[int, Any]) -> Iterator[None]:
     """Keeps the order in which a layer of tf_keras tracks others, while attributes get new values."""
-    attributes = vars(holder)
-    tracked = {name: list(attributes[name]) for name in ("_self_tracked_trackables", "_metrics")}
-    try:
-        yield
-    finally:  # tf_keras has added what is new as the last
-        for name, items in tracked.items():
-            attributes[name] = [new_values.get(id(item), item) for item in items]
-        if "_layer_call_argspecs" in attributes:  # of graphs
-            specs = attributes["_layer_call_argspecs"]
-            attributes["_layer_call_argspecs"] = {new_values.get(id(key), key): spec for key, spec in specs.items()}
+    with keras_internals.tracked_in_order(holder) as tracked:
+        try:
+            yield
+        finally:
+            for items in tracked:
+                items[:] = [new_values.get(id(item), item) for item in items]
+            if is_model(holder) and is_graph(holder) and keras_internals.graph_with_nodes(holder) is not None:
+                keras_internals.exchange_keys(holder, lambda layer: new_values.get(id(layer), layer))
 
 
 def _take_over_calls(old, new) -> None:
     """Makes a layer take the place of another in the graphs of Functional models."""
-    of_keras_3 = keras_of(old) is keras
-    for nodes in ("_inbound_nodes", "_outbound_nodes"):
-        # Past the `__setattr__` of Keras 3, which would copy the list.
-        vars(new)[nodes if of_keras_3 else f"{nodes}_value"] = getattr(old, nodes)
-    role = "operation" if of_keras_3 else "layer"
-    for node in old._inbound_nodes:
+    keras_internals.take_over_nodes(old, new)
+    role = "operation" if keras_of(old) is keras else "layer"
+    for node in keras_internals.inbound_nodes(old):
         setattr(node, role, new)
         for tensor in tf.nest.flatten(node.outputs):
-            tensor._keras_history = tensor._keras_history._replace(**{role: new})
+            keras_internals.set_history(tensor, **{role: new})
 
 
 def _map_items(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -147,4 +140,4 @@ def _forget_traces(layer) -> None:
     for cls in type(layer).__mro__:
         for value in vars(cls).values():
             if isinstance(value, tf.types.experimental.PolymorphicFunction):
-                value._descriptor_cache.pop(layer, None)
+                keras_internals.forget_traces(value, layer)

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.losses.loss import unscale_loss_for_distribution
 
+from force_tf.models import keras_internals
 from force_tf.models.keras_models import check_same_keras, compile_arguments, keras_of
 from force_tf.objective.batches import Batch
 
@@ -163,11 +163,6 @@ def _name(leaf) -> str:
     return ""
 
 
-def _option(loss, name: str, default: Any) -> Any:
-    """An option of a cross-entropy: an attribute in Keras 3, an argument kept for its function in tf_keras."""
-    return getattr(loss, name, getattr(loss, "_fn_kwargs", {}).get(name, default))
-
-
 def _is_loss(leaf) -> bool:
     module = keras_of(leaf)
     return module is not None and isinstance(leaf, module.losses.Loss)
@@ -193,7 +188,7 @@ class _ScoredLoss(keras.losses.Loss):
         value = super().__call__(y_true, y_pred, sample_weight)
         # Inside the scope of a strategy Keras divides means by the replicas, which share a batch when they train. A
         # search takes its batches whole.
-        return value if self.reduction in (None, "none", "sum") else unscale_loss_for_distribution(value)
+        return value if self.reduction in (None, "none", "sum") else keras_internals.without_replica_scaling(value)
 
     def call(self, y_true, y_pred):
         y_true, y_pred = _same_rank(y_true, y_pred)
@@ -217,7 +212,7 @@ def _same_rank(y_true, y_pred):
 def _tempered(loss, y_pred, temperature: float):
     if temperature == 1.0 or _name(loss) not in _SPARSE + _CATEGORICAL + _BINARY:
         return y_pred
-    if _option(loss, "from_logits", False):
+    if keras_internals.loss_argument(loss, "from_logits", False):
         return y_pred / temperature
     # softmax(log p / T) = softmax(z / T), since log p differs from the logits z by a constant per row. A high
     # temperature makes probabilities nearly equal, which 16 bits would round to the same number.
@@ -226,7 +221,7 @@ def _tempered(loss, y_pred, temperature: float):
     if _name(loss) in _BINARY:
         odds = tf.math.log(tf.maximum(y_pred, smallest)) - tf.math.log(tf.maximum(1.0 - y_pred, smallest))
         return tf.sigmoid(odds / temperature)
-    axis = _option(loss, "axis", -1)
+    axis = keras_internals.loss_argument(loss, "axis", -1)
     return tf.nn.softmax(tf.math.log(tf.maximum(y_pred, smallest)) / temperature, axis=axis)
 
 
@@ -248,7 +243,7 @@ def _check_shape(loss, target, output) -> None:
 def _check_range(loss, target: tf.Tensor, output: tuple) -> None:
     name, values = _name(loss), np.asarray(target)
     if name in _SPARSE:
-        ignored = _option(loss, "ignore_class", None)
+        ignored = keras_internals.loss_argument(loss, "ignore_class", None)
         values = values if ignored is None else values[values != ignored]
         low, high, what = 0, output[-1] - 1, f"class indices from 0 to {output[-1] - 1}"
     elif name in _CATEGORICAL + _BINARY:

@@ -1,0 +1,30 @@
+"""Private names of TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from force_tf.models.keras_internals.required import imported, required
+
+
+def forget_traces(function: tf.types.experimental.PolymorphicFunction, instance: Any) -> None:
+    """Makes a method under `tf.function` trace anew when it is next called on an object (`_descriptor_cache`)."""
+    required(function, "_descriptor_cache").pop(instance, None)
+
+
+def lookup_dependency(item: Any, name: str) -> Any | None:
+    """Returns what a checkpoint would restore under a name in an object, or None."""
+    return required(item, "_lookup_dependency")(name, required(item, "_trackable_children")())
+
+
+def resource_variable_class() -> type:
+    """Returns the class of the variables that tf_keras makes: `tf.Variable` itself only stands for it."""
+    return imported("tensorflow.python.ops.resource_variable_ops", "ResourceVariable")
+
+
+def set_constraint(variable: tf.Variable, constraint: Any) -> None:
+    """Gives a variable the function that optimizers apply after each step (`_constraint`)."""
+    required(variable, "_constraint")
+    variable._constraint = constraint
