@@ -290,6 +290,33 @@ def test_operations_by_hand(either_keras):
     assert_same_function(model, small, np.random.default_rng(0).normal(size=(4, 3)))
 
 
+@pytest.mark.parametrize(("noise_shape", "units"), [((None, 1, 4), 4), ((None, 1, None), 3), ((4, 2, 1), 3)])
+def test_dropout_that_names_its_channels_keeps_them(either_keras, noise_shape, units):
+    layers = either_keras.layers
+    first, last = layers.Dense(4, name="first"), layers.Dense(2, name="last")
+    model = either_keras.Sequential([either_keras.Input((2, 3)), first, layers.Dropout(0.5, noise_shape), last])
+    randomized(model, rng := np.random.default_rng(0))
+    last.kernel.assign(np.asarray(last.kernel) * [[1], [0], [1], [1]])
+    small = shrink(model)
+    assert small.get_layer("first").units == units
+    x = rng.normal(size=(4, 2, 3))
+    assert_same_function(model, small, x)
+    assert small(x, training=True).shape == (4, 2, 2)
+
+
+def test_batch_normalization_of_tf_keras_that_renormalizes(either_keras):
+    if either_keras is keras3:
+        pytest.skip("Keras 3 has no renorm")
+    layers = either_keras.layers
+    first, last = layers.Dense(4, name="first"), layers.Dense(2, name="last")
+    model = either_keras.Sequential([either_keras.Input((3,)), first, layers.BatchNormalization(renorm=True), last])
+    randomized(model, rng := np.random.default_rng(0))
+    last.kernel.assign(np.asarray(last.kernel) * [[1], [0], [1], [1]])
+    small = shrink(model)
+    assert small.get_layer("first").units == 3
+    assert_same_function(model, small, rng.normal(size=(4, 3)))
+
+
 def test_operations_with_arrays_keep_their_channels(either_keras):
     layers = either_keras.layers
     inputs = either_keras.Input((3,))

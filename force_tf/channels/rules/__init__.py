@@ -9,6 +9,7 @@ from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels
 from force_tf.channels.rules.channelwise import (
     Activated,
     Concatenated,
+    Dropped,
     Elementwise,
     Flattened,
     Merge,
@@ -41,7 +42,8 @@ _CHANNEL_RULES: dict[str, type[ChannelRule] | tuple[type[ChannelRule], ...]] = {
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), Separable),
     **dict.fromkeys(("ReLU", "LeakyReLU", "ELU", "ThresholdedReLU"), Elementwise),
     "Activation": Activated,
-    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"), Passing),
+    "Dropout": Dropped,
+    **dict.fromkeys(("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"), Passing),
     **dict.fromkeys(("GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"), Passing),
     **{f"{kind}{n}D": Passing for kind in (*_POOLINGS, "UpSampling", "Cropping") for n in "123"},
     **{f"ZeroPadding{n}D": Padding for n in "123"},

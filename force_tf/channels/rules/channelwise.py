@@ -85,7 +85,9 @@ class Normalized(Elementwise):
         return axis in (-1, len(shapes[0][0]) - 1)
 
     def weights(self):
-        return ("gamma", "beta", "moving_mean", "moving_variance")
+        # The last three are those of tf_keras's `renorm`.
+        moments = ("moving_mean", "moving_variance")
+        return ("gamma", "beta", *moments, "moving_stddev", "renorm_mean", "renorm_stddev")
 
     def evaluate(self, arguments):
         return self.layer(arguments[0], training=False)
@@ -109,6 +111,14 @@ class Passing(Channelwise):
 
     def constants(self, inputs):
         return [inputs[0].copy() for _ in self.output_shapes]
+
+
+class Dropped(Passing):
+    """Dropout whose shape of the noise, if it has one, does not say how many channels there are."""
+
+    @classmethod
+    def fits(cls, layer, shapes):
+        return layer.noise_shape is None or layer.noise_shape[-1] in (None, 1)
 
 
 class Padding(Channelwise):
