@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from force_tf.layers import in_place
-from force_tf.layers.masking import keep, paths_by_layer
+from force_tf.layers.masking import masked, paths_by_layer
 from force_tf.layers.wrappers import masks_of, wrapper_class
 from force_tf.masks import Masks
 from force_tf.models import keras_internals, keras_models, prunable
@@ -148,7 +148,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     plain = rebuild(model, original=unwrapped)
     for weight in prunable.all_prunable_weights(plain):
         if weight.path in masks:
-            weight.variable.assign(keep(weight.variable, masks[weight.path]))
+            weight.variable.assign(masked(weight.variable, masks[weight.path]))
     return plain
 
 

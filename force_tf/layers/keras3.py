@@ -9,14 +9,14 @@ import keras
 import tensorflow as tf
 
 from force_tf.layers.masked_variable import mask_variable, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
+from force_tf.layers.masking import MaskedWeight, MaskHolder, masked, relative_paths
 from force_tf.models import keras_internals
 
 
 class _MaskedWeight(MaskedWeight):
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner computes."""
-        value = keep(self.variable, self.mask)
+        value = masked(self.variable, self.mask)
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
 

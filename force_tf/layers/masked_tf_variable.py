@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tf_keras
 
-from force_tf.layers.masking import keep
+from force_tf.layers.masking import masked
 from force_tf.models import keras_internals
 
 ResourceVariable = keras_internals.resource_variable_class()
@@ -33,7 +33,7 @@ def unmask_variable(variable: tf.Variable) -> None:
     """Undoes `mask_variable`, and leaves θ⊙m in the variable."""
     constraint = variable.constraint.constraint
     for part in _parts(variable):
-        part.assign(keep(part, part.mask))
+        part.assign(masked(part, part.mask))
         keras_internals.set_constraint(part, constraint)
         part.__class__ = ResourceVariable
         del part.mask
@@ -57,7 +57,7 @@ class _MaskedVariable(ResourceVariable):
 
     def _read_variable_op(self, no_copy=False):
         if tf.executing_eagerly():
-            self.assign(keep(super()._read_variable_op(), self.mask))
+            self.assign(masked(super()._read_variable_op(), self.mask))
         return super()._read_variable_op(no_copy)
 
 
@@ -69,5 +69,5 @@ class _KeepPruned(tf_keras.constraints.Constraint):
         self.constraint = constraint
 
     def __call__(self, weight):
-        value = keep(weight, self.mask)
-        return value if self.constraint is None else keep(self.constraint(value), self.mask)
+        value = masked(weight, self.mask)
+        return value if self.constraint is None else masked(self.constraint(value), self.mask)

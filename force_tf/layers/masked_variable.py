@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from force_tf.layers.masking import keep
+from force_tf.layers.masking import masked
 from force_tf.models import keras_internals
 
 # Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
@@ -42,7 +42,7 @@ def mask_variable(variable: keras.Variable, mask: keras.Variable) -> None:
 
 def unmask_variable(variable: keras.Variable) -> None:
     """Undoes `mask_variable`, and leaves θ⊙m in the variable."""
-    variable.assign(keep(variable.value, variable.mask.value))
+    variable.assign(masked(variable.value, variable.mask.value))
     variable.constraint = variable.constraint.constraint
     if variable.regularizer is not None:
         variable.regularizer = variable.regularizer.regularizer
@@ -65,7 +65,7 @@ class _MaskedVariable(keras.Variable):
     def value(self):
         if self.assigned and tf.executing_eagerly() and not _in_replica():
             self.assigned = False
-            self._value.assign(keep(self._value, self.mask.value))
+            self._value.assign(masked(self._value, self.mask.value))
         return super().value
 
     def _direct_assign(self, value):
@@ -94,9 +94,9 @@ class _KeepPruned(keras.constraints.Constraint):
         if optimizer is not None and optimizer.use_ema:
             # Optimizers update their averages before they apply constraints, and later copy them into the model.
             average = keras_internals.moving_average(optimizer, weight)
-            average.assign(keep(average.value, self.mask))
-        value = keep(weight, self.mask)
-        return value if self.constraint is None else keep(self.constraint(value), self.mask)
+            average.assign(masked(average.value, self.mask))
+        value = masked(weight, self.mask)
+        return value if self.constraint is None else masked(self.constraint(value), self.mask)
 
 
 class _MaskedRegularizer(keras.regularizers.Regularizer):
@@ -107,7 +107,7 @@ class _MaskedRegularizer(keras.regularizers.Regularizer):
         self.regularizer = regularizer
 
     def __call__(self, weight):
-        return self.regularizer(keep(weight, self.mask))
+        return self.regularizer(masked(weight, self.mask))
 
 
 def _in_replica() -> bool:

@@ -15,7 +15,7 @@ from force_tf.models.paths import layers_by_path, layers_of, split_path
 from force_tf.models.weights import PrunableWeight, weight_slot
 
 
-def keep(value: Any, mask: Any) -> tf.Tensor:
+def masked(value: Any, mask: Any) -> tf.Tensor:
     """Returns value⊙mask.
 
     It is zero at pruned entries even for infinities and NaN, and so is its gradient, unlike those of a plain product.
@@ -49,7 +49,7 @@ class MaskedWeight:
 
     def project(self) -> None:
         """Makes the pruned entries of the variable zero."""
-        self.variable.assign(keep(self.variable, self.mask))
+        self.variable.assign(masked(self.variable, self.mask))
 
 
 class MaskHolder:

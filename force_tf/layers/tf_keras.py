@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf_keras
 
 from force_tf.layers.masked_tf_variable import mask_variable, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, keep, relative_paths
+from force_tf.layers.masking import MaskedWeight, MaskHolder, masked, relative_paths
 from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
 from force_tf.models import keras_internals
 
@@ -28,7 +28,7 @@ class _MaskedWeight(MaskedWeight):
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner reads its variable."""
         with keras_internals.computing_like(self.owner):
-            return keep(self.variable, self.mask)
+            return masked(self.variable, self.mask)
 
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
@@ -210,7 +210,7 @@ class _MaskedPenalty:
     mask: tf.Variable
 
     def __call__(self) -> tf.Tensor:
-        return self.penalty.func(keep(self.penalty.args[0], self.mask))
+        return self.penalty.func(masked(self.penalty.args[0], self.mask))
 
 
 def _mask_regularizer(owner: tf_keras.layers.Layer, variable: tf.Variable, mask: tf.Variable) -> None:
