@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import force_tf
-from force_tf.layers import apply_masks, get_masks, is_pruned, strip_pruning, wrapper_class
+from force_tf.layers import apply_masks, get_masks, is_pruned, strip_pruning, without_masks, wrapper_class
 from force_tf.models.keras_models import tf_variable
 from helpers.subclassed_models import (
     X,
@@ -218,6 +218,54 @@ def test_shared_layers_have_one_mask_wherever_their_weights_are_used(either_kera
     strip_pruning(model)
     assert model.encoder is model.also_encoder is model.again[0] is model.again_too[0]
     assert [layer.name for layer in model.layers] == ["encoder"]
+
+
+def test_attributes_named_as_those_of_tensorflow_are_wrapped(either_keras):
+    class Attending(either_keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self._self_attention_layer = either_keras.layers.MultiHeadAttention(1, 2)
+            self._self_dense = [either_keras.layers.Dense(4)]
+
+        def call(self, inputs):
+            x = tf.expand_dims(self._self_dense[0](inputs), 1)
+            return tf.squeeze(self._self_attention_layer(x, x), 1)
+
+    class AttendingModel(either_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self._self_block = Attending()
+
+        def call(self, inputs):
+            return self._self_block(inputs)
+
+    model = built(AttendingModel)
+    masks, before = masks_for(model), ids(model._flatten_layers())
+    expected = output_by_hand(model, masks)
+    apply_masks(model, masks)
+    np.testing.assert_allclose(model(X), expected, rtol=1e-5, atol=1e-6)
+    for path, gradient in gradients_of(model).items():
+        assert not gradient[~masks[path]].any(), path
+    for variable in variables_by_path(model).values():
+        variable.assign(tf.ones_like(variable))
+    np.testing.assert_allclose(model(X), output_by_hand(model, masks), rtol=1e-5, atol=1e-6)
+    strip_pruning(model)
+    assert ids(model._flatten_layers()) == before
+
+
+def test_a_plain_model_lent_out_has_zeros_whoever_assigned_its_weights(either_keras):
+    model = built(two_layers(either_keras))
+    masks = masks_for(model)
+    for variable in variables_by_path(model).values():
+        variable.assign(tf.ones_like(variable))
+    expected = output_by_hand(model, masks)
+    apply_masks(model, masks)
+    for variable in variables_by_path(model).values():
+        variable.assign(tf.ones_like(variable))
+    with without_masks(model) as plain:
+        assert not is_pruned(plain)
+        # A traced function reads the weights as they are.
+        np.testing.assert_allclose(tf.function(lambda x: plain(x))(X), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_models_that_call_a_layer_past_its_wrapper_are_refused(either_keras):

@@ -73,6 +73,16 @@ def assert_pruned(model, masks, where):
         assert_zero(weight.variable, masks[weight.path], f"in {weight.path} {where}")
 
 
+def test_stripping_puts_zeros_where_tfmots_own_wrappers_hold_weights_that_are_not():
+    never = sparsity.ConstantSparsity(0.5, begin_step=10**9)
+    model = sparsity.prune_low_magnitude(network(), never)
+    masks = masks_for(network())
+    force_tf.layers.tfmot.set_masks(model, masks)
+    for weight in all_prunable_weights(model):
+        weight.variable.assign(tf.ones_like(weight.variable))  # as in the middle of an epoch
+    assert_pruned(strip_pruning(model), masks, "after stripping")
+
+
 def test_wrappers_are_tfmots(pruned):
     assert sum(isinstance(layer, MaskedLayer) for layer in pruned.layers) == 2
     for layer in pruned.layers:
