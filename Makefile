@@ -6,11 +6,11 @@ STAMP := .venv/.installed
 # TensorFlow's C++ side logs warnings that concern its developers.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo lint test test-all clean
+.PHONY: help setup demo lint test test-quick test-all test-versions clean
 .DEFAULT_GOAL := help
 
 help:  ## Shows this list.
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP)  ## Creates .venv with force_tf and all its extras.
 
@@ -30,9 +30,15 @@ lint: $(STAMP)
 test: lint  ## Checks the style and runs the tests.
 	@$(BIN)/python -m pytest -q -n $(WORKERS)
 
+test-quick: $(STAMP)  ## Runs in some two minutes what to run between edits.
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not long"
+
+test-versions:  ## Runs a part of the tests on other versions of Python, TensorFlow and Keras.
+	@$(PYTHON) tools/test_versions.py
+
 test-all: lint  ## Checks the style and runs all tests, the slow ones included.
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 clean:  ## Removes .venv and everything else that is generated.
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf .venv .versions build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

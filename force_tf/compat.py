@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import warnings
 from collections.abc import Mapping
 
-# First minor version supported, and first one not tested. setup.cfg states the same ranges to pip.
-TESTED = {"tensorflow": ((2, 21), (2, 22)), "keras": ((3, 15), (3, 16))}
+# First minor version supported, and first one not tested. setup.cfg tells pip the first alone: newer ones can be tried.
+TESTED = {"tensorflow": ((2, 18), (2, 22)), "keras": ((3, 8), (3, 16))}
 
 
 def check_versions(installed: Mapping[str, str] | None = None) -> None:
@@ -25,14 +26,15 @@ def check_versions(installed: Mapping[str, str] | None = None) -> None:
     for package, (first, after) in TESTED.items():
         version = installed[package]
         found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        need = f"{package}>={_dotted(first)},<{_dotted(after)}"
+        need = f"{package}>={_dotted(first)}"
         if found < first:
             raise ImportError(
                 f"force_tf expects {need}: run `pip install '{need}'`. Received: {package} {version}", name=package
             )
         if found >= after:
             warnings.warn(
-                f"force_tf is tested with {need} and may fail with newer versions. Received: {package} {version}",
+                f"force_tf is tested with {need},<{_dotted(after)} and may fail with newer versions. "
+                f"Received: {package} {version}",
                 stacklevel=3,  # the line that imports force_tf
             )
 
@@ -42,6 +44,13 @@ def _version(package: str) -> str:
     try:
         return importlib.import_module(package).__version__
     except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        if package == "keras" and backend != "tensorflow":
+            raise ImportError(
+                "force_tf expects Keras on its TensorFlow backend: unset KERAS_BACKEND, or set it to tensorflow. "
+                f"Received: KERAS_BACKEND={backend}, whose import fails ({error})",
+                name=error.name,
+            ) from error
         raise ImportError(
             f"force_tf expects {package} to be importable: run `pip install force_tf`. Received: {error}", name=package
         ) from error

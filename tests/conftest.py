@@ -35,6 +35,21 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
+# Classes of Keras that its older versions, which are supported, lack.
+_LATER = {"GroupQueryAttention", "Muon", "RMSNormalization", "ReversibleEmbedding"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Skips a test that needs of Keras what the installed version does not have yet, and says so."""
+    try:
+        return (yield)
+    except AttributeError as error:
+        if error.name not in _LATER or not getattr(error.obj, "__name__", "").startswith("keras."):
+            raise
+        pytest.skip(f"Keras {keras.__version__} has no {error.name}")
+
+
 @pytest.fixture(autouse=True)
 def _seeds():
     keras.utils.set_random_seed(0)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -99,6 +100,19 @@ def parse(content: bytes) -> schema.ModelT:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
+def made(kind: type, **fields: Any) -> Any:
+    """Returns an object of one of the schema's classes with some fields set.
+
+    Before TensorFlow 2.21 the classes take no arguments.
+    """
+    item = kind()
+    for name, value in fields.items():
+        if not hasattr(item, name):
+            raise AttributeError(f"Expected a field of {kind.__name__} among {sorted(vars(item))}. Received: {name!r}")
+        setattr(item, name, value)
+    return item
+
+
 def has_signature(content: bytes) -> bool:
     """Returns whether a TFLite file names its inputs and outputs."""
     return schema.Model.GetRootAs(content).SignatureDefsLength() > 0
@@ -108,7 +122,7 @@ def serialize(model: schema.ModelT) -> bytes:
     """Returns a TFLite file of what `parse` returned."""
     size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = flatbuffers.Builder(size + 1024)
-    model.buffers = [_AlignedBuffer(buffer.data, buffer.offset, buffer.size) for buffer in model.buffers]
+    model.buffers = [made(_AlignedBuffer, **vars(buffer)) for buffer in model.buffers]
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())
 

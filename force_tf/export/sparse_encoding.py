@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from force_tf.export import flatbuffer
-from force_tf.export.flatbuffer import Weight
+from force_tf.export.flatbuffer import Weight, made
 from force_tf.models.keras_internals.tflite_schema import schema
 
 # What a tensor, an operation and the levels of the tree take in the file beside their numbers, about.
@@ -160,7 +160,7 @@ def _encode(model: schema.ModelT, weight: Weight, kept: np.ndarray, layout: Layo
     levels, values = _tree(weight.values.reshape(weight.shape), kept, layout)
     # Scales are for those who compute with the numbers.
     weight.tensor.quantization = None
-    weight.tensor.sparsity = schema.SparsityParametersT(list(layout.order), None, levels)
+    weight.tensor.sparsity = made(schema.SparsityParametersT, traversalOrder=list(layout.order), dimMetadata=levels)
     # Another tensor may share the buffer.
     weight.tensor.buffer = _add_buffer(model, values.view(np.uint8))
     weight.graph.tensors.append(dense)
@@ -170,7 +170,7 @@ def _encode(model: schema.ModelT, weight: Weight, kept: np.ndarray, layout: Layo
         if weight.index in operator.inputs:
             first = position if first is None else first
             operator.inputs = [dense_index if index == weight.index else index for index in operator.inputs]
-    densify = schema.OperatorT(_densify_code(model), [weight.index], [dense_index])
+    densify = made(schema.OperatorT, opcodeIndex=_densify_code(model), inputs=[weight.index], outputs=[dense_index])
     weight.graph.operators.insert(first, densify)
 
 
@@ -186,13 +186,13 @@ def _tree(values: np.ndarray, kept: np.ndarray, layout: Layout) -> tuple[list[sc
             levels.append(_compressed_level(segments, np.nonzero(children)[-1]))
             positions = level
         else:
-            levels.append(schema.DimensionMetadataT(schema.DimensionType.DENSE, size))
+            levels.append(made(schema.DimensionMetadataT, format=schema.DimensionType.DENSE, denseSize=size))
             positions = np.repeat(positions[..., np.newaxis], size, axis=-1)
     return levels, values[positions]
 
 
 def _compressed_level(segments: np.ndarray, indices: np.ndarray) -> schema.DimensionMetadataT:
-    level = schema.DimensionMetadataT(schema.DimensionType.SPARSE_CSR)
+    level = made(schema.DimensionMetadataT, format=schema.DimensionType.SPARSE_CSR)
     level.arraySegmentsType, level.arraySegments = _index_vector(segments)
     level.arrayIndicesType, level.arrayIndices = _index_vector(indices)
     return level
@@ -200,11 +200,11 @@ def _compressed_level(segments: np.ndarray, indices: np.ndarray) -> schema.Dimen
 
 def _index_vector(numbers: np.ndarray) -> tuple[int, object]:
     dtype, union_type, vector = _index_type(numbers.max(initial=0))
-    return union_type, vector(numbers.astype(dtype))
+    return union_type, made(vector, values=numbers.astype(dtype))
 
 
 def _add_buffer(model: schema.ModelT, data: np.ndarray | None = None) -> int:
-    model.buffers.append(schema.BufferT(data))
+    model.buffers.append(made(schema.BufferT, data=data))
     return len(model.buffers) - 1
 
 
@@ -214,5 +214,5 @@ def _densify_code(model: schema.ModelT) -> int:
     for index, code in enumerate(model.operatorCodes):
         if code.builtinCode == number:
             return index
-    model.operatorCodes.append(schema.OperatorCodeT(number, None, 1, number))
+    model.operatorCodes.append(made(schema.OperatorCodeT, deprecatedBuiltinCode=number, version=1, builtinCode=number))
     return len(model.operatorCodes) - 1

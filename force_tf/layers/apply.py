@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from force_tf.layers import in_place
 from force_tf.layers.masking import masked, paths_by_layer
@@ -70,7 +71,12 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     if pruned is None:
         in_place.wrap(model, in_place.layers_to_wrap(model, weights))
         pruned = model
-    _set_masks(pruned, masks)
+    try:
+        _set_masks(pruned, masks)
+    except BaseException:
+        if pruned is model:
+            in_place.unwrap(model)
+        raise
     return pruned
 
 
@@ -92,8 +98,17 @@ def changed_copy(model: Any, masks: Masks, changes: Mapping[int, Change]) -> Any
 
 
 def _set_masks(pruned: Any, masks: Masks) -> None:
+    """Sets the masks of a wrapped model, and raises unless it then holds the very masks that it was given."""
     for path, wrapper in mask_wrappers(pruned):
         wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
+    placed = get_masks(pruned)
+    lost = [path for path in masks if path not in placed or not np.array_equal(placed[path], masks[path])]
+    if lost:
+        raise RuntimeError(
+            "Expected each mask to come to its weight, and the model would train without some: please report it, with "
+            f"the model and the versions of Keras ({keras.__version__}) and TensorFlow. Received: no wrapper with the "
+            f"masks of {', '.join(lost)} in {pruned.name!r}"
+        )
 
 
 def _wrapping(model: Any, weights: list[PrunableWeight]) -> Callable[[Any, Any], Any]:

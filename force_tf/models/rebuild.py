@@ -100,26 +100,31 @@ def rebuild(
 
 
 def _clone_graph(model, clone: Callable[[Any], Any]):
-    """Returns a model of the same graph, of `clone(layer)` for each layer in it and in the models inside."""
-    clone_model = keras_of(model).models.clone_model
-    if keras_of(model) is keras:
-        with not_compiled(model):  # it would compile from a serialized configuration, before there are weights
-            rebuilt = clone_model(model, clone_function=clone, recursive=True)
-    else:
-        copies: dict[int, Any] = {}  # a layer that several of the models share is copied once
+    """Returns a model of the same graph, of `clone(layer)` for each layer in it and in the models inside.
 
-        def clone_once(layer):
-            if id(layer) not in copies:
-                copies[id(layer)] = _clone_graph(layer, clone_once) if is_graph(layer) else clone(layer)
-            return copies[id(layer)]
+    Keras's own recursion before 3.14 does not enter a graph inside a Sequential model inside a graph.
+    """
+    copies: dict[int, Any] = {}  # a layer that several of the models share is copied once
 
-        rebuilt = clone_model(model, clone_function=clone_once)
-    if type(rebuilt) is not type(model):
-        raise NotCopyableError(
-            "Expected a model whose class can be rebuilt from `(inputs, outputs, name)`, so that its own methods are "
-            f"kept. Received: {model.name!r} of class {type(model).__name__}"
-        )
-    return rebuilt
+    def clone_once(layer):
+        if id(layer) not in copies:
+            is_inner_graph = is_model(layer) and is_graph(layer)
+            copies[id(layer)] = clone_graph(layer) if is_inner_graph else clone(layer)
+        return copies[id(layer)]
+
+    def clone_graph(part):
+        copy = keras_of(part).models.clone_model(part, clone_function=clone_once)
+        if type(copy) is not type(part):
+            raise NotCopyableError(
+                "Expected models whose class can be rebuilt from `(inputs, outputs, name)`, so that their methods are "
+                f"kept. Received: {part.name!r} of class {type(part).__name__}"
+            )
+        return copy
+
+    if keras_of(model) is not keras:
+        return clone_graph(model)
+    with not_compiled(model):  # it would compile from a serialized configuration, before there are weights
+        return clone_graph(model)
 
 
 def _copy_layer(layer, precision: str | None, changed_config: Mapping[str, Any]):
