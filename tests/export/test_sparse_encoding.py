@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as arrays
 from tensorflow.lite.python import schema_py_generated as schema
 
 from force_tf.export import flatbuffer
+from force_tf.export.flatbuffer import made
 from force_tf.export.sparse_encoding import best_layout, encode
 
 TYPES = {"float32": schema.TensorType.FLOAT32, "float16": schema.TensorType.FLOAT16, "int8": schema.TensorType.INT8}
@@ -17,21 +18,29 @@ TYPES = {"float32": schema.TensorType.FLOAT32, "float16": schema.TensorType.FLOA
 def file_of(weight, scale=0.5, zero_point=0):
     """A file that takes a number, adds it to a constant tensor, and returns the sum."""
     ops, types = schema.BuiltinOperator, schema.TensorType
-    model = schema.ModelT(version=3, buffers=[schema.BufferT(), schema.BufferT(np.frombuffer(weight.tobytes(), "u1"))])
+    buffers = [schema.BufferT(), made(schema.BufferT, data=np.frombuffer(weight.tobytes(), "u1"))]
     tensors = [
-        schema.TensorT([1], types.FLOAT32, 0, b"x", hasRank=True),
-        schema.TensorT(list(weight.shape), TYPES[weight.dtype.name], 1, b"weight", hasRank=True),
-        schema.TensorT(list(weight.shape), types.FLOAT32, 0, b"floats", hasRank=True),
-        schema.TensorT(list(weight.shape), types.FLOAT32, 0, b"y", hasRank=True),
+        made(schema.TensorT, shape=list(shape), type=dtype, buffer=buffer, name=name, hasRank=True)
+        for shape, dtype, buffer, name in [
+            ([1], types.FLOAT32, 0, b"x"),
+            (weight.shape, TYPES[weight.dtype.name], 1, b"weight"),
+            (weight.shape, types.FLOAT32, 0, b"floats"),
+            (weight.shape, types.FLOAT32, 0, b"y"),
+        ]
     ]
     if weight.dtype == "int8":
-        tensors[1].quantization = schema.QuantizationParametersT(scale=[scale], zeroPoint=[zero_point])
-    model.operatorCodes = [schema.OperatorCodeT(code, None, 3, code) for code in (ops.DEQUANTIZE, ops.ADD)]
-    add = schema.OperatorT(1, [0, 2], [3], schema.BuiltinOptions.AddOptions, schema.AddOptionsT())
-    operators = [schema.OperatorT(0, [1], [2]), add]
+        tensors[1].quantization = made(schema.QuantizationParametersT, scale=[scale], zeroPoint=[zero_point])
+    codes = [
+        made(schema.OperatorCodeT, deprecatedBuiltinCode=code, version=3, builtinCode=code)
+        for code in (ops.DEQUANTIZE, ops.ADD)
+    ]
+    add = made(schema.OperatorT, opcodeIndex=1, inputs=[0, 2], outputs=[3])
+    add.builtinOptionsType, add.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
+    operators = [made(schema.OperatorT, opcodeIndex=0, inputs=[1], outputs=[2]), add]
     if weight.dtype == "float32":
         operators, add.inputs = [add], [0, 1]
-    model.subgraphs = [schema.SubGraphT(tensors, [0], [3], operators)]
+    graph = made(schema.SubGraphT, tensors=tensors, inputs=[0], outputs=[3], operators=operators)
+    model = made(schema.ModelT, version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers)
     return flatbuffer.serialize(model)
 
 
