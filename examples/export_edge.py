@@ -187,7 +187,7 @@ def _note_report(variant: Variant, report: TFLiteReport) -> None:
 
 
 def _measure(variant: Variant, model: keras.Model, data: model_data.ModelData, path: pathlib.Path) -> None:
-    latency = force_tf.benchmark_tflite(path, _THREADS.value, _RUNS.value)
+    latency = force_tf.benchmark_tflite(path, threads=_THREADS.value, runs=_RUNS.value)
     variant.latency_ms, variant.peak_memory_bytes = latency.median, latency.peak_memory
     if latency.without_delegate is not None:
         variant.latency_without_delegate_ms = latency.without_delegate.median

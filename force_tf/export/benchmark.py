@@ -105,7 +105,7 @@ class TFLiteLatency:
         return "\n".join(lines)
 
 
-def benchmark_tflite(path: str | os.PathLike, threads: int = 1, runs: int = 50) -> TFLiteLatency:
+def benchmark_tflite(path: str | os.PathLike, *, threads: int = 1, runs: int = 50) -> TFLiteLatency:
     """Times a TFLite file, with the default delegate and without it, and measures the memory that it takes.
 
     Each of the two gets a fresh process, and some calls to warm up. TensorFlow is in these processes only where

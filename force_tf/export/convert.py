@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import re
@@ -147,11 +146,10 @@ def _convert_dense(model, signature: Signature, values, quantization: Quantizati
     except ValueError:
         if signature.batch_size is not None:
             raise
-        with contextlib.suppress(ValueError):
-            # The lists of tensors in a recurrent layer, for one, need a batch size known beforehand.
-            single = signature.with_batch_size(1)
-            return convert(model, single, values, quantization), single
-        raise
+    # The lists of tensors in a recurrent layer, for one, need a batch size known beforehand. If this fails too, its
+    # error names what really stands in the way.
+    single = signature.with_batch_size(1)
+    return convert(model, single, values, quantization), single
 
 
 def convert(
@@ -173,20 +171,25 @@ def convert(
         OSError: If the converter has no space for its temporary files.
     """
     # A converted file holds what the variables hold at that moment.
-    with quiet() as messages, preserved_variables(model):
+    written = ""
+    with preserved_variables(model):
+        for variable, value in zip(array_variables(model), values, strict=True):
+            variable.assign(value)
         try:
-            for variable, value in zip(array_variables(model), values, strict=True):
-                variable.assign(value)
             serve = _serving_function(model, signature)
-            specs = {spec.name: spec for spec in signature.specs}
+            function = serve.get_concrete_function(**{spec.name: spec for spec in signature.specs})
             module = tf.Module()
             module.serve = serve
             module.weights = [tf_variable(variable) for variable in array_variables(model)]
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function(**specs)], module)
-            quantization.configure(converter, signature)
-            content = converter.convert()
+            with quiet() as messages:
+                try:
+                    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+                    quantization.configure(converter, signature)
+                    content = converter.convert()
+                finally:
+                    written = messages()
         except Exception as error:
-            raise ValueError(_explain(model, error, messages(), quantization)) from error
+            raise ValueError(_explain(model, error, written, quantization)) from error
     if not flatbuffer.has_signature(content):
         # The converter goes on without the names of inputs and outputs if it cannot write its copy of the model.
         raise OSError(
@@ -249,9 +252,11 @@ def _explain(model: keras.Model, error: Exception, messages: str, quantization: 
         how = f" with quantize={quantization.kind!r}" if quantization.kind else ""
         return f"Expected a model that TFLite can express{how} ({reason}). Received: the model {model.name!r}"
     op, location = found.groups()
-    # Tracing appends numbers to the names of layers.
-    parts = {name for part in location.split("/") for name in (part, re.sub(r"_\d+$", "", part))}
-    layer = next((layer for layer in layers_of(model) if layer.name in parts), None)
+    # Tracing appends numbers to the names of layers. The innermost layer made the operation; models hold it.
+    parts = [re.sub(r"_\d+$", "", part) for part in reversed(location.split("/"))]
+    names = [name for pair in zip(reversed(location.split("/")), parts) for name in pair]
+    layers = {layer.name: layer for layer in layers_of(model)}
+    layer = next((layers[name] for name in names if name in layers), None)
     where = f"the layer {layer.name!r} ({type(layer).__name__})" if layer is not None else repr(location)
     return (
         "Expected a model of TFLite's built-in operations: replace a layer that needs another one, or pass "

@@ -13,7 +13,7 @@ from force_tf.export.convert import Converted
 from force_tf.export.flatbuffer import Weight
 from force_tf.export.programs.runtime import runtime_name
 from force_tf.export.sparse_encoding import Reader, encode
-from force_tf.export.verify import Comparison, compare, file_outputs, largest
+from force_tf.export.verify import Comparison, RunError, compare, file_outputs, largest
 
 # How far the outputs of a sparse file may be from the dense file's, relative to the largest output. Both hold the same
 # weights, so this is for summing in another order.
@@ -67,34 +67,30 @@ def encode_and_run(
 
     try:
         outputs = run(converted.content)
-    except ValueError as error:
+    except RunError as error:
         # From TensorFlow 2.20 on, no Python package brings the runtime for these.
         if not options["select_tf_ops"]:
             raise
-        return _with_reason(Encoded(converted.content, [], None, runtime, _reason(error)), "not run, and so not tried")
+        return _with_reason(Encoded(converted.content, [], None, runtime, error.reason), "not run, and so not tried")
     dense = Encoded(converted.content, [], compare(expected, outputs), runtime)
     if sparse is True:
         content, reasons = encode(converted.content)
         try:
             return Encoded(content, reasons, compare(expected, run(content)), runtime)
-        except ValueError as error:
+        except RunError as error:
             received = run(content, default_delegate=False)
-            return Encoded(content, reasons, compare(expected, received), runtime, _reason(error))
+            return Encoded(content, reasons, compare(expected, received), runtime, error.reason)
     if sparse is False:
         return _with_reason(dense, "as asked for")
     for excluded in _exclusions(converted.content):
         content, reasons = encode(converted.content, lambda *weight, e=excluded: _refused(*weight, e, runtime))
         if len(content) >= len(converted.content):
             return _with_reason(dense, "sparse would be no smaller")
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(RunError):
             received = run(content)
             if compare(outputs, received).maximum <= _TOLERANCE * largest(outputs):
                 return Encoded(content, reasons, compare(expected, received), runtime)
     return _with_reason(dense, f"{runtime} does not run the sparse file")
-
-
-def _reason(error: ValueError) -> str:
-    return str(error).partition("Received: ")[-1]
 
 
 def _with_reason(encoded: Encoded, reason: str) -> Encoded:

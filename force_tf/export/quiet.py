@@ -8,20 +8,27 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+
+# Descriptors, sys.stdout, logging and the filters of warnings belong to the whole process: of two threads that redirect
+# them by turns, the last would restore what the other had redirected.
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[Callable[[], str]]:
     """Holds back everything written to the standard streams, by native code too, while the block runs.
 
-    Warnings and log records are held back as well. Errors pass.
+    Warnings and log records are held back as well. Errors pass. One thread at a time is in such a block, and other
+    threads' words are held back with its own, so the block should hold nothing but the calls that chatter.
 
     Yields:
         A function that returns what native code has written so far.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_LOCK)
         held = stack.enter_context(tempfile.TemporaryFile())
         # The converter is C++ and knows nothing of sys.stderr, a notebook's sys.stderr nothing of descriptor 2.
         for descriptor in (1, 2):

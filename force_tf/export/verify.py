@@ -17,6 +17,18 @@ from force_tf.export.programs.child import run_program
 from force_tf.export.samples import Signature
 
 
+class RunError(ValueError):
+    """The interpreter cannot load or run a file.
+
+    Args:
+        reason: Why, in the runtime's words.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(f"Expected a file that the interpreter loads and runs. Received: {reason}")
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """How two lists of outputs differ.
@@ -55,7 +67,7 @@ def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndar
         **options: For `runtime.interpreter`.
 
     Raises:
-        ValueError: If the interpreter cannot load or run the file.
+        RunError: If the interpreter cannot load or run the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: os.path.join(folder, name) for name in ("model", "inputs.npz", "outputs.npz")}
@@ -70,9 +82,7 @@ def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndar
         }
         result = run_program("runtime.py", settings | options)
         if "failure" in result:
-            raise ValueError(
-                f"Expected a file that the interpreter loads and runs. Received: {' '.join(result['failure'].split())}"
-            )
+            raise RunError(" ".join(result["failure"].split()))
         with np.load(paths["outputs.npz"]) as arrays:
             outputs = dict(arrays)
     return [dict(zip(outputs, batch)) for batch in zip(*outputs.values())]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import hashlib
 import os
-import tempfile
+import re
+import secrets
+import socket
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -18,27 +22,27 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a file beside `path` for writing, which takes the place of `path` when the block ends.
 
     If the block fails, what was at `path` stays as it was. Entering the block at the start of long work tells early
-    whether the result can be written.
+    whether the result can be written. What killed processes of this machine left of the same file is removed.
 
     Args:
-        path: The file to write.
+        path: The file to write. A symbolic link stays, and what it points at is written.
 
     Raises:
-        OSError: If the folder does not exist or cannot be written, `path` is a folder, or the disk is full.
+        OSError: If the folder does not exist or cannot be written, `path` is a folder or a device, or the disk is full.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path) or not path:
-        raise IsADirectoryError(f"Expected the path of a file. Received: {path!r}")
+    path = _resolved(os.fsdecode(path))
+    _remove_left_behind(path)
+    # Not a private file as of mkstemp: a finished file should have the mode that open() would give it.
+    aside = f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
-        handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".force_tf-", suffix=".tmp")
+        file = open(aside, "xb")  # noqa: SIM115 (closed below, before it is renamed)
     except OSError as error:
         raise type(error)(
             f"Expected a path in a folder that exists and can be written ({error.strerror}). Received: {path!r}"
         ) from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
-        os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
     except BaseException as error:
         os.unlink(aside)
@@ -49,8 +53,42 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
-def _umask() -> int:
-    # mkstemp makes private files; a finished file should have the mode that open() would give it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _resolved(path: str) -> str:
+    """Returns the file that a path leads to, which need not exist, and refuses what is no file."""
+    if not os.path.basename(path) or os.path.isdir(path):
+        raise IsADirectoryError(f"Expected the path of a file. Received: {path!r}")
+    real = os.path.realpath(path)
+    if os.path.lexists(real) and not os.path.isfile(real):  # renaming onto a device would replace the device
+        raise OSError(f"Expected the path of a regular file, not of a device or a circle of links. Received: {path!r}")
+    return real
+
+
+def _prefix(path: str) -> str:
+    """How the names of unfinished files begin that this machine writes for a path: each name says whose it is."""
+    folder, name = os.path.split(path)
+    target = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    host = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII)[:40]
+    return os.path.join(folder, f".force_tf-{target}-{host}-")
+
+
+def _remove_left_behind(path: str) -> None:
+    prefix = _prefix(path)
+    for aside in glob.glob(f"{glob.escape(prefix)}*.tmp"):
+        owner = re.fullmatch(r"(\d+)-[0-9a-f]{8}\.tmp", aside[len(prefix) :])
+        if owner is not None and not _is_alive(int(owner[1])):
+            with contextlib.suppress(
+                FileNotFoundError, PermissionError
+            ):  # another writer was faster, or it is not ours
+                os.unlink(aside)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, signal 0 would end the process
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True

@@ -63,6 +63,8 @@ def path(tmp_path_factory):
 
 def test_both_modes_are_timed(path, capfd):
     latency = force_tf.benchmark_tflite(path, threads=2, runs=10)
+    with pytest.raises(TypeError, match="positional"):
+        force_tf.benchmark_tflite(path, 2)
     for mode in (latency.default, latency.without_delegate, latency):
         assert 0 < mode.minimum <= mode.lower_quartile <= mode.median <= mode.upper_quartile
         assert mode.peak_memory > 0

@@ -6,6 +6,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from force_tf.export import export_tflite
@@ -92,6 +93,16 @@ def test_a_full_disk(tmp_path):
 def test_a_folder_that_is_read_only(model, tmp_path):
     tmp_path.chmod(0o500)
     _refused(OSError, "Expected a path in a folder that exists and can be written", model, tmp_path / "model.tflite")
+
+
+def test_the_layer_that_failed_is_named_and_not_one_that_needs_a_fixed_batch_size(either_keras, tmp_path):
+    class Erfc(either_keras.layers.Layer):
+        def call(self, x):
+            return tf.math.erfc(x)
+
+    head = either_keras.Sequential([either_keras.Input((4,)), Erfc(name="odd")], name="head")
+    model = either_keras.Sequential([either_keras.Input((6, 4)), either_keras.layers.GRU(4, name="gru"), head])
+    _refused(ValueError, r"Received: the layer 'odd' \(Erfc\).*needs tf.Erfc", model, tmp_path / "model.tflite")
 
 
 def test_an_operation_that_tflite_lacks_is_named_with_its_layer(tmp_path, capfd):
