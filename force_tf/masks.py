@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from force_tf.support.files import atomic_file
+from force_tf.support.tables import aligned
 
 _FORMAT = "force_tf.masks"
 _FORMAT_VERSION = 1
 _HEADER = "header"
+# What a file may unpack to, in bytes and weights: far above any network that Keras trains on one machine.
+_LARGEST_HEADER, _LARGEST_ARRAY_HEADER, _MOST_WEIGHTS = 2**26, 2**12, 2**34
 
 
 class Masks(Mapping[str, np.ndarray]):
@@ -147,18 +151,15 @@ class Masks(Mapping[str, np.ndarray]):
             for path, mask in self._masks.items()
         ]
         rows.append(("Total", "", f"{self.total:,}", f"{self.kept:,}", f"{self.density():.4%}"))
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-
-        def line(row):
-            cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-            return "  ".join(cells).rstrip()
-
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        lines = [repr(self)[1:-1], rule, line(head), rule, *map(line, rows[:-1]), rule, line(rows[-1])]
+        table = aligned([head, *rows], "<<>>>").splitlines()
+        rule = "-" * len(table[0])
+        lines = [repr(self)[1:-1], rule, table[0], rule, *table[1:-1], rule, table[-1]]
         if self._left_out:
-            lines += ["", "Left out:"]
-            width = max(map(len, self._left_out))
-            lines += [f"  {path.ljust(width)}  {reason}" for path, reason in self._left_out.items()]
+            lines += [
+                "",
+                "Left out:",
+                aligned([(f"  {path}", reason) for path, reason in self._left_out.items()], "<<"),
+            ]
         return "\n".join(lines)
 
     def first_difference(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -267,7 +268,7 @@ class Masks(Mapping[str, np.ndarray]):
         try:
             # NumPy leaves a damaged file open that it opened itself.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls._from_arrays(arrays)
+                return cls._from_arrays(arrays, {info.filename: info.file_size for info in arrays.zip.infolist()})
         except _ForeignFormatError as error:
             reason = str(error)
         except OSError as error:
@@ -277,7 +278,10 @@ class Masks(Mapping[str, np.ndarray]):
         raise ValueError(f"Expected an intact file written by Masks.save. Received: {path!r} ({reason})")
 
     @classmethod
-    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Masks:
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Masks:
+        # Sizes first: a small archive may unpack to more than the memory holds.
+        if sizes[f"{_HEADER}.npy"] > _LARGEST_HEADER:
+            raise _ForeignFormatError(f"with a header of {sizes[f'{_HEADER}.npy']:,} bytes")
         header = json.loads(str(arrays[_HEADER]))
         if header["format"] != _FORMAT:
             raise _ForeignFormatError(f"of the format {header['format']!r}")
@@ -285,6 +289,7 @@ class Masks(Mapping[str, np.ndarray]):
             raise _ForeignFormatError(
                 f"of format version {header['version']}, while this release reads {_FORMAT_VERSION}"
             )
+        _check_header(header, sizes)
         masks = {path: _unpack(arrays[f"bits_{i}"], tuple(shape)) for i, (path, shape) in enumerate(header["tensors"])}
         return cls(masks, left_out=header["left_out"], metadata=header["metadata"])
 
@@ -309,6 +314,26 @@ def _as_mask(path: str, mask: Any) -> np.ndarray:
         array = array.astype(bool)
     array.setflags(write=False)
     return array
+
+
+def _check_header(header: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Refuses a header that contradicts itself or what the archive says of the sizes of its arrays."""
+    seen = set()
+    for i, (path, shape) in enumerate(header["tensors"]):
+        if not isinstance(path, str) or not all(type(size) is int and size >= 0 for size in shape):
+            raise _ForeignFormatError(f"with the shape {shape!r} for {path!r}")
+        if path in seen:
+            raise _ForeignFormatError(f"with two masks for {path!r}")
+        seen.add(path)
+        expected = (math.prod(shape) + 7) // 8
+        if not expected <= sizes[f"bits_{i}.npy"] <= expected + _LARGEST_ARRAY_HEADER:
+            raise _ForeignFormatError(f"with {sizes[f'bits_{i}.npy']:,} bytes for {path!r} of shape {tuple(shape)}")
+    weights = sum(math.prod(shape) for _, shape in header["tensors"])
+    if weights > _MOST_WEIGHTS:
+        raise _ForeignFormatError(f"with masks of {weights:,} weights, more than {_MOST_WEIGHTS:,}")
+    reasons = header["left_out"]
+    if not all(isinstance(text, str) for text in (*reasons.keys(), *reasons.values())):
+        raise _ForeignFormatError(f"with {reasons!r} as left out")
 
 
 def _unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

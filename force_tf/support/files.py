@@ -30,10 +30,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Raises:
         OSError: If the folder does not exist or cannot be written, `path` is a folder or a device, or the disk is full.
     """
-    path = _resolved(os.fsdecode(path))
-    _remove_left_behind(path)
+    path = os.fsdecode(path)
+    target = _resolved(path)
+    _remove_left_behind(target)
     # Not a private file as of mkstemp: a finished file should have the mode that open() would give it.
-    aside = f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    aside = f"{_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         file = open(aside, "xb")  # noqa: SIM115 (closed below, before it is renamed)
     except OSError as error:
@@ -43,7 +44,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     try:
         with file:
             yield file
-        os.replace(aside, path)
+        os.replace(aside, target)
     except BaseException as error:
         os.unlink(aside)
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
@@ -76,9 +77,8 @@ def _remove_left_behind(path: str) -> None:
     for aside in glob.glob(f"{glob.escape(prefix)}*.tmp"):
         owner = re.fullmatch(r"(\d+)-[0-9a-f]{8}\.tmp", aside[len(prefix) :])
         if owner is not None and not _is_alive(int(owner[1])):
-            with contextlib.suppress(
-                FileNotFoundError, PermissionError
-            ):  # another writer was faster, or it is not ours
+            # Another writer was faster, or the file is another user's.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
                 os.unlink(aside)
 
 
