@@ -100,7 +100,7 @@ def changed_copy(model: Any, masks: Masks, changes: Mapping[int, Change]) -> Any
 def _set_masks(pruned: Any, masks: Masks) -> None:
     """Sets the masks of a wrapped model, and raises unless it then holds the very masks that it was given."""
     for path, wrapper in mask_wrappers(pruned):
-        wrapper.set_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
+        wrapper.place_masks({weight.path: masks[f"{path}/{weight.path}"] for weight in wrapper.masked_weights})
     placed = get_masks(pruned)
     lost = [path for path in masks if path not in placed or not np.array_equal(placed[path], masks[path])]
     if lost:

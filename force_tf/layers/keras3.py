@@ -20,6 +20,9 @@ class _MaskedWeight(MaskedWeight):
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
 
+    def forget_pruned(self) -> None:
+        self.variable.constraint.forget_pruned(self.variable)
+
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
         unmask_variable(self.variable)

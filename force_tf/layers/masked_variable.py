@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import keras
 import tensorflow as tf
 
@@ -85,9 +87,23 @@ class _KeepPruned(keras.constraints.Constraint):
         self.mask = mask
         self.constraint = constraint
         self.at_every_step = False
+        self._optimizers: weakref.WeakSet = weakref.WeakSet()  # those that have trained the weight
+
+    def forget_pruned(self, weight: keras.Variable) -> None:
+        """Makes optimizers forget what they remember of pruned entries: their momenta would go on moving these.
+
+        An optimizer that has not made a step in this process is not known yet, and may have momenta from a file.
+        Weights are then projected after every step.
+        """
+        self.at_every_step |= not self._optimizers
+        for optimizer in self._optimizers:
+            for slot in keras_internals.optimizer_slots(optimizer, weight):
+                slot.assign(masked(slot.value, self.mask.value))
 
     def __call__(self, weight):
         optimizer = keras_internals.applying_optimizer()
+        if optimizer is not None:
+            self._optimizers.add(optimizer)
         at_every_step = self.at_every_step or self.constraint is not None
         if type(optimizer) in _ELEMENTWISE and not at_every_step and not optimizer.use_ema:
             return weight  # zero it was, and zero its gradient: so it stays, and projecting costs a tenth of a step

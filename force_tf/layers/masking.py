@@ -51,6 +51,12 @@ class MaskedWeight:
         """Makes the pruned entries of the variable zero."""
         self.variable.assign(masked(self.variable, self.mask))
 
+    def forget_pruned(self) -> None:
+        """Called when a model that may have trained gets other masks: pruned entries have to lose their momenta too.
+
+        In tf_keras nothing is left to do, as its variables are projected after every step.
+        """
+
 
 class MaskHolder:
     """A wrapper of a layer that holds masks for some of its weights, whatever the Keras.
@@ -78,7 +84,7 @@ class MaskHolder:
         return {weight.path: weight.mask.numpy().astype(bool) for weight in self.masked_weights}
 
     def set_masks(self, masks: Mapping[str, Any]) -> None:
-        """Sets the masks and makes the pruned weights zero.
+        """Sets the masks and makes the pruned weights zero. What optimizers of Keras 3 remember of them is zero too.
 
         Args:
             masks: Mapping from a weight's path relative to the layer to an array of booleans, or of zeros and ones, of
@@ -87,6 +93,13 @@ class MaskHolder:
         Raises:
             ValueError: If the layer has no masked weight of that path.
         """
+        self.place_masks(masks)
+        for weight in self.masked_weights:
+            if weight.path in masks:
+                weight.forget_pruned()
+
+    def place_masks(self, masks: Mapping[str, Any]) -> None:
+        """Sets the masks of a layer that no optimizer has trained with others: see `set_masks`."""
         weights = {weight.path: weight for weight in self.masked_weights}
         unknown = sorted(set(masks) - set(weights))
         if unknown:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from force_tf.models.keras_models import keras_classes
+
 # Axes of the output channels, counted from the end, where they are not the last axis alone. A depthwise kernel has one
 # channel for each pair of an input channel and a multiple; a transposed convolution swaps inputs and outputs.
 _OUTPUT_AXES = {
@@ -30,7 +32,7 @@ def output_axes(layer: Any, attribute: str) -> tuple[int, ...]:
         layer: The layer of either Keras that holds the weight.
         attribute: The name of the weight in that layer, such as "kernel".
     """
-    classes = [cls.__name__ for cls in type(layer).__mro__]
+    classes = [cls.__name__ for cls in keras_classes(type(layer))]  # a user's class may have the name of one of Keras's
     if "EinsumDense" in classes and attribute == "kernel":
         inputs, output = layer.equation.split("->")
         letters = inputs.split(",")[1].strip()

@@ -51,7 +51,7 @@ class PrunableWeight:
         """
         axes, outputs = range(len(self.shape)), output_axes(self.layers[-1], self.attribute)
         inputs = tuple(axis for axis in axes if axis - len(axes) not in outputs) or tuple(axes)
-        einsum = any(cls.__name__ == "EinsumDense" for cls in type(self.layers[-1]).__mro__)
+        einsum = any(cls.__name__ == "EinsumDense" for cls in keras_classes(type(self.layers[-1])))
         return inputs if einsum or len(outputs) > 1 else inputs[-1:]
 
 

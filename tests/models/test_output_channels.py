@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import force_tf
 from force_tf.models.output_channels import dead_channels, output_axes
 
 layers = keras.layers
@@ -59,3 +60,27 @@ def test_both_kernels_of_a_separable_convolution():
     mask = np.ones(layer.pointwise_kernel.shape, bool)
     mask[..., 2] = False
     assert dead_channels(mask, output_axes(layer, "pointwise_kernel")) == 1
+
+
+def test_a_class_of_the_user_is_not_taken_for_one_of_keras_by_its_name(either_keras):
+    class EinsumDense(either_keras.layers.Layer):
+        def build(self, input_shape):
+            self.kernel = self.add_weight(shape=(input_shape[-1], 8), name="kernel")
+            self.built = True
+
+        def call(self, inputs):
+            return inputs @ self.kernel
+
+        def get_prunable_weights(self):
+            return [self.kernel]
+
+    model = either_keras.Sequential([either_keras.Input((16,)), EinsumDense(name="mine"), either_keras.layers.Dense(4)])
+    masks = force_tf.PruneAtInit("magnitude", sparsity=0.5, granularity="2:4").find_masks(model, verbose=0)
+    assert masks["mine/kernel"].reshape(4, 4, 8).sum(axis=1).tolist() == np.full((4, 8), 2).tolist()
+
+
+def test_a_class_of_the_user_named_as_a_transposed_convolution_has_its_channels_last():
+    class Conv2DTranspose(keras.layers.Layer):
+        pass
+
+    assert output_axes(Conv2DTranspose(), "kernel") == (-1,)

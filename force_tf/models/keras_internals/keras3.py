@@ -94,6 +94,18 @@ def moving_average(optimizer: keras.optimizers.Optimizer, weight: keras.Variable
     return required(optimizer, "_model_variables_moving_average")[index]
 
 
+def optimizer_slots(optimizer: keras.optimizers.Optimizer, weight: keras.Variable) -> list[keras.Variable]:
+    """Returns what an optimizer remembers of each entry of a weight: momenta, averages and accumulated gradients.
+
+    Keras's optimizers keep them in lists in the order of the weights that they train, under many names.
+    """
+    index = required(optimizer, "_get_variable_index")(weight)
+    count = len(required(optimizer, "_trainable_variables"))
+    lists = [value for value in vars(optimizer).values() if isinstance(value, (list, tuple)) and len(value) == count]
+    slots = {id(values[index]): values[index] for values in lists if isinstance(values[index], keras.Variable)}
+    return [slot for slot in slots.values() if slot is not weight and tuple(slot.shape) == tuple(weight.shape)]
+
+
 def without_replica_scaling(value: tf.Tensor) -> tf.Tensor:
     """Returns a mean loss as it was before Keras divided it by the replicas of a strategy."""
     return imported("keras.src.losses.loss", "unscale_loss_for_distribution")(value)

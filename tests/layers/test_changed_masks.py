@@ -1,0 +1,86 @@
+"""Masks that change between two calls of `fit`: what is pruned now is zero at once, and stays so."""
+
+import keras
+import numpy as np
+import pytest
+
+import force_tf
+
+OPTIMIZERS = {
+    "sgd": lambda k, **kw: k.optimizers.SGD(0.05, **kw),
+    "momentum": lambda k, **kw: k.optimizers.SGD(0.05, momentum=0.9, **kw),
+    "nesterov": lambda k, **kw: k.optimizers.SGD(0.05, momentum=0.9, nesterov=True, **kw),
+    "adam": lambda k, **kw: k.optimizers.Adam(0.01, **kw),
+    "amsgrad": lambda k, **kw: k.optimizers.Adam(0.01, amsgrad=True, **kw),
+    "adamw": lambda k, **kw: k.optimizers.AdamW(0.01, weight_decay=0.1, **kw),
+    "nadam": lambda k, **kw: k.optimizers.Nadam(0.01, **kw),
+    "adamax": lambda k, **kw: k.optimizers.Adamax(0.01, **kw),
+    "adagrad": lambda k, **kw: k.optimizers.Adagrad(0.05, **kw),
+    "adadelta": lambda k, **kw: k.optimizers.Adadelta(1.0, **kw),
+    "rmsprop": lambda k, **kw: k.optimizers.RMSprop(0.01, momentum=0.9, centered=True, **kw),
+    "ftrl": lambda k, **kw: k.optimizers.Ftrl(0.05, **kw),
+    "lion": lambda k, **kw: k.optimizers.Lion(0.01, **kw),
+    "muon": lambda k, **kw: k.optimizers.Muon(0.01, **kw),
+}
+NOT_IN_TF_KERAS = {"lion", "muon"}
+X = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
+Y = np.random.default_rng(1).integers(0, 3, 64)
+
+
+def trained(module, optimizer):
+    layers = module.layers
+    model = module.Sequential([module.Input((12,)), layers.Dense(10, "relu", name="a"), layers.Dense(3, name="b")])
+    masks = force_tf.PruneAtInit("random", sparsity=0.2, seed=0).find_masks(model, verbose=0)
+    pruned = force_tf.apply_masks(model, masks)
+    pruned.compile(optimizer, module.losses.SparseCategoricalCrossentropy(from_logits=True))
+    pruned.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    return pruned
+
+
+def narrow(pruned):
+    """Prunes more than half of a layer's weights that are left, and returns the mask."""
+    wrapper = pruned.get_layer("a")
+    mask = wrapper.get_masks()["kernel"] & (np.random.default_rng(2).random((12, 10)) < 0.4)
+    wrapper.set_masks({"kernel": mask})
+    return mask
+
+
+def nonzero_after_batches(module, pruned, mask):
+    """Returns how many pruned weights are not zero after each batch of more training, read past the wrapper."""
+    kernel = pruned.get_layer("a").layer.kernel
+    raw = kernel._value if module is keras else kernel  # what `value` would project
+    counts = [np.count_nonzero(np.asarray(raw)[~mask])]
+
+    def count(batch, logs):
+        counts.append(np.count_nonzero(np.asarray(raw)[~mask]))
+
+    pruned.fit(X, Y, 16, epochs=2, verbose=0, callbacks=[module.callbacks.LambdaCallback(on_train_batch_end=count)])
+    return counts
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_newly_pruned_weights_are_zero_between_any_two_batches(either_keras, name):
+    if either_keras is not keras and name in NOT_IN_TF_KERAS:
+        pytest.skip("tf_keras has no such optimizer")
+    pruned = trained(either_keras, OPTIMIZERS[name](either_keras))
+    assert nonzero_after_batches(either_keras, pruned, narrow(pruned)) == [0] * 9
+
+
+@pytest.mark.parametrize("options", [{"use_ema": True}, {"gradient_accumulation_steps": 3}])
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_averages_and_accumulated_gradients_are_zero_too(name, options):
+    optimizer = OPTIMIZERS[name](keras, **options)
+    pruned = trained(keras, optimizer)
+    mask = narrow(pruned)
+    slots = [np.asarray(slot) for slot in optimizer.variables if tuple(slot.shape) == mask.shape]
+    assert len(slots) == {"momentum": 2, "adam": 3}[name]
+    assert [np.count_nonzero(slot[~mask]) for slot in slots] == [0] * len(slots)
+    assert any(np.count_nonzero(slot[mask]) for slot in slots), "what is kept should keep its momenta"
+    assert nonzero_after_batches(keras, pruned, mask) == [0] * 9
+
+
+def test_momenta_from_a_file(tmp_path):
+    pruned = trained(keras, OPTIMIZERS["momentum"](keras))
+    pruned.save(tmp_path / "pruned.keras")
+    loaded = keras.models.load_model(tmp_path / "pruned.keras")
+    assert nonzero_after_batches(keras, loaded, narrow(loaded)) == [0] * 9
