@@ -24,6 +24,7 @@ FOLDER = ROOT / ".versions"
 TESTS = (
     *("tests/search/test_golden.py", "tests/search/test_contract.py", "tests/search/test_supported_layers.py"),
     *("tests/models", "tests/objective", "tests/layers/test_layers_apply.py", "tests/layers/test_subclassed.py"),
+    "tests/layers/test_placement.py",
     *("tests/layers/test_checkpoints.py", "tests/layers/test_training.py", "tests/layers/test_tf_keras_models.py"),
     *("tests/shrinking/test_shrink.py", "tests/shrinking/test_shrink_layers.py", "tests/cost"),
     *("tests/export/test_export.py", "tests/export/test_sparse_encoding.py", "tests/project/test_compat.py"),
