@@ -16,6 +16,7 @@ import tensorflow as tf
 from force_tf.export import flatbuffer
 from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, leaf_name, unique_names
+from force_tf.export.states import initial_states, state_variables
 from force_tf.models.keras_models import array_variables, preserved_variables, tf_variable
 from force_tf.models.paths import layers_of
 from force_tf.models.rebuild import rebuild
@@ -172,7 +173,8 @@ def convert(
     """
     # A converted file holds what the variables hold at that moment.
     written = ""
-    with preserved_variables(model):
+    states = state_variables(model)
+    with preserved_variables(model), initial_states(states):
         for variable, value in zip(array_variables(model), values, strict=True):
             variable.assign(value)
         try:
@@ -180,11 +182,13 @@ def convert(
             function = serve.get_concrete_function(**{spec.name: spec for spec in signature.specs})
             module = tf.Module()
             module.serve = serve
-            module.weights = [tf_variable(variable) for variable in array_variables(model)]
+            module.weights = [tf_variable(variable) for variable in [*array_variables(model), *states]]
             with quiet() as messages:
                 try:
                     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
                     quantization.configure(converter, signature)
+                    # The file keeps the states of recurrent layers; without them, every variable is a constant.
+                    converter.experimental_enable_resource_variables = bool(states)
                     content = converter.convert()
                 finally:
                     written = messages()

@@ -52,6 +52,7 @@ def export_tflite(
     The batch size of the file may vary if that of the model may; it is 1 where TFLite cannot express the model
     otherwise, as with recurrent layers. The LSTM of tf_keras becomes an operation that keeps its state from one run to
     the next: call the interpreter's `reset_all_variables()` between sequences.
+    Stateful layers keep their states in the file, which begins with zeros: make a new interpreter to begin anew.
 
     The report compares with a dense model: the same architecture in a dense float32 file, its pruned weights refilled
     with seeded random numbers of the mean and deviation of the kernel's other weights, since zeros would compress.

@@ -15,6 +15,7 @@ import tensorflow as tf
 from force_tf.export.convert import infer, output_names
 from force_tf.export.programs.child import run_program
 from force_tf.export.samples import Signature
+from force_tf.export.states import initial_states, state_variables
 
 
 class RunError(ValueError):
@@ -46,12 +47,16 @@ class Comparison:
 
 
 def keras_outputs(model: keras.Model, signature: Signature, samples: Sequence[np.ndarray]) -> list[dict]:
-    """Returns the outputs of a model in inference mode, by name, for each batch of the samples."""
+    """Returns the outputs of a model in inference mode, by name, for each batch of the samples.
+
+    Stateful layers begin at zero, and go on from batch to batch, as those of a file do; their states stay as they were.
+    """
     results = []
-    for batch in _batches(signature, samples):
-        outputs = infer(model, signature.pack(map(tf.constant, batch)))
-        arrays = map(np.asarray, keras.tree.flatten(outputs))
-        results.append(dict(zip(output_names(model, outputs), arrays)))
+    with initial_states(state_variables(model)):
+        for batch in _batches(signature, samples):
+            outputs = infer(model, signature.pack(map(tf.constant, batch)))
+            arrays = map(np.asarray, keras.tree.flatten(outputs))
+            results.append(dict(zip(output_names(model, outputs), arrays)))
     return results
 
 

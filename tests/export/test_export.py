@@ -129,6 +129,28 @@ def test_recurrent_model_gets_batch_size_one(either_keras, tmp_path):
     assert report.max_difference < 1e-5
 
 
+def test_stateful_layers_keep_their_state_in_the_file(either_keras, tmp_path):
+    inputs = either_keras.Input(batch_shape=(8, 10, 4))
+    head = either_keras.Sequential([either_keras.Input(batch_shape=(8, 16)), either_keras.layers.Dense(1)])
+    model = either_keras.Sequential([inputs, either_keras.layers.LSTM(16, stateful=True, name="lstm"), head])
+    x = np.random.default_rng(0).normal(size=(24, 10, 4)).astype("float32")
+    first, second = (np.asarray(model(batch)) for batch in (x[:8], x[:8]))
+    assert np.abs(first - second).max() > 1e-4, "the state counts"
+    states = [np.array(state) for state in model.layers[0].states]
+    report = export_tflite(model, tmp_path / "model.tflite", verify_data=x, verbose=False)
+    assert report.batch_size == 8
+    assert report.samples == 24
+    for state, before in zip(model.layers[0].states, states, strict=True):
+        np.testing.assert_array_equal(state, before)
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(model_path=str(tmp_path / "model.tflite")).get_signature_runner()
+    name = next(iter(run.get_input_details()))
+    for expected in (first, second):
+        (received,) = run(**{name: x[:8]}).values()
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
 def test_batch_size_may_vary_where_that_of_the_model_may(tmp_path):
     model = _mlp()
     report = export_tflite(model, tmp_path / "model.tflite", verbose=False)
