@@ -24,9 +24,13 @@ class CollapsedError(ValueError):
 
 
 def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any | None:
-    """Returns a few rows to try a model on: real ones if they differ, else random ones; None if no shape is known."""
+    """Returns a few rows to try a model on: real ones if they differ, else random ones; None if no shape is known.
+
+    A model of a fixed batch size is tried on so many rows.
+    """
+    count = _fixed_batch_size(model) or _ROWS
     if batches is not None:
-        rows = tf.nest.map_structure(lambda leaf: leaf[:_ROWS], batches.first.x)
+        rows = tf.nest.map_structure(lambda leaf: leaf[:count], batches.first.x)
         if all(leaf.shape[0] > 1 for leaf in tf.nest.flatten(rows) if isinstance(leaf, tf.Tensor)):
             return rows
     try:
@@ -35,12 +39,19 @@ def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any |
         return None
 
     def draw(spec):
-        shape = [_ROWS, *spec.shape[1:]]
+        shape = [count, *spec.shape[1:]]
+        if spec.dtype == tf.string:
+            return tf.constant(random.integers(0, 10, shape).astype(str))
         if spec.dtype.is_floating:
             return tf.constant(random.standard_normal(shape), spec.dtype)
         return tf.constant(random.integers(0, 2, shape), spec.dtype)  # indices that every table has
 
     return tf.nest.map_structure(draw, specs)
+
+
+def _fixed_batch_size(model: Any) -> int | None:
+    sizes = {tensor.shape[0] for tensor in tf.nest.flatten(getattr(model, "inputs", None) or []) if len(tensor.shape)}
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def collapsed_weights(
