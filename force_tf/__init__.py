@@ -12,6 +12,7 @@ from force_tf.masks import Masks  # noqa: E402
 from force_tf.models.collapse import CollapsedError, LayerCollapseWarning  # noqa: E402
 from force_tf.models.prunable import register_prunable  # noqa: E402
 from force_tf.search.prune_at_init import PruneAtInit  # noqa: E402
+from force_tf.search.zero_scores import ZeroScoresWarning  # noqa: E402
 from force_tf.shrinking import shrink, shrink_report  # noqa: E402
 from force_tf.support import old_paths  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
@@ -22,6 +23,7 @@ __all__ = [
     "MaskedLayer",
     "Masks",
     "PruneAtInit",
+    "ZeroScoresWarning",
     "__version__",
     "apply_masks",
     "benchmark_tflite",

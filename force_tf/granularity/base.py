@@ -52,10 +52,12 @@ class Granularity(abc.ABC):
     Attributes:
         value: What `PruneAtInit` takes for it.
         unit: What is counted, in the plural.
+        by_weight: Whether each weight is kept or pruned by its own score.
     """
 
     value: str | tuple[int, ...]
     unit = "weights"
+    by_weight = True
 
     def units(self, weight: PrunableWeight) -> int:
         """Returns how many units a weight tensor has.

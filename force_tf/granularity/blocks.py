@@ -22,6 +22,8 @@ class Blocks(Granularity):
             start at index 0, and where they do not divide an axis the last ones are shorter.
     """
 
+    by_weight = False
+
     def __init__(self, shape: tuple[int, ...]):
         self.value = shape
         self.unit = f"blocks of shape {shape}"

@@ -31,6 +31,7 @@ class Channels(Granularity):
     """
 
     value = "channel"
+    by_weight = False
 
     def __init__(self, coupling: Coupling | None = None):
         self._coupling = coupling

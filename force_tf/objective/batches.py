@@ -29,15 +29,21 @@ class Batches:
             batches (a list, a generator, …). `x` and `y` may be nested structures.
         batch_size: The batch size for arrays.
         seed: Shuffles arrays; None for another order every time.
+        check: Called with every batch that is drawn, to refuse what does not fit.
 
     Raises:
         ValueError: If there is no data, arrays differ in length, or batches have no targets.
         TypeError: If `data` is of another form.
     """
 
-    def __init__(self, data: Any, batch_size: int = 128, seed: int | None = None):
-        #: Called with every batch that is drawn, to refuse what does not fit.
-        self.check: Callable[[Batch], None] = lambda batch: None
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int = 128,
+        seed: int | None = None,
+        check: Callable[[Batch], None] | None = None,
+    ):
+        self._check = check
         self._open, self._restarts = _opener(data, batch_size, seed)
         self._iterator = self._open()
         self._drawn = 0
@@ -49,7 +55,8 @@ class Batches:
 
     def __next__(self) -> Batch:
         batch = self._draw()
-        self.check(batch)
+        if self._check is not None:
+            self._check(batch)
         return batch
 
     def _draw(self) -> Batch:

@@ -26,6 +26,7 @@ from force_tf.objective.batches import Batches
 from force_tf.objective.losses import DataLoss
 from force_tf.search import presets
 from force_tf.search.flat_scores import fill, saliency_kept, score_dtype
+from force_tf.search.zero_scores import ZeroScores, ZeroScoresWarning
 from force_tf.support import arguments
 from force_tf.version import __version__
 
@@ -85,6 +86,7 @@ class PruneAtInit:
         self,
         method: str | criteria.Criterion = "force",
         sparsity: float = 0.99,
+        *,
         steps: int | None = None,
         schedule: str | schedules.Schedule | None = None,
         batches: int = 1,
@@ -101,7 +103,7 @@ class PruneAtInit:
         self.schedule = preset.schedule if schedule is None else schedule
         self._schedule = schedules.get(self.schedule)
         self.batches = arguments.integer("batches", batches, minimum=1)
-        self.revive = arguments.one_of("revive", preset.revive if revive is None else revive, (True, False))
+        self.revive = bool(arguments.one_of("revive", preset.revive if revive is None else revive, (True, False)))
         self.scope = arguments.one_of("scope", scope, ("global", "layer"))
         self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
         self._granularity = resolve(granularity)
@@ -119,6 +121,7 @@ class PruneAtInit:
         model: keras.Model,
         data: Any = None,
         loss: Any = None,
+        *,
         batch_size: int = 128,
         verbose: str | int = "auto",
     ) -> Masks:
@@ -144,6 +147,7 @@ class PruneAtInit:
 
         Warns:
             LayerCollapseWarning: If the output of the pruned network no longer depends on its input.
+            ZeroScoresWarning: If scores that are exactly zero decide what is pruned.
         """
         return self._find_masks(model, data, loss, batch_size, verbose)
 
@@ -152,6 +156,7 @@ class PruneAtInit:
         model: keras.Model,
         data: Any = None,
         loss: Any = None,
+        *,
         batch_size: int = 128,
         verbose: str | int = "auto",
     ) -> keras.Model:
@@ -179,10 +184,15 @@ class PruneAtInit:
         plan = self._plan(weights, granularity)
         network = self._network(model, weights, data, loss, arguments.integer("batch_size", batch_size, minimum=1))
         searched = self._in_precision(network)
+        zeros = ZeroScores(weights, by_weight=granularity.by_weight)
         with preserved_variables(searched.model):
-            flat = self._search(searched, plan, granularity, verbose)
+            flat = self._search(searched, plan, granularity, zeros, verbose)
         masks = dict(zip((weight.path for weight in weights), split(flat, weights)))
-        return Masks(masks, left_out=left_out, metadata=self._metadata(model) | self._check_collapse(network, masks))
+        collapse = self._check_collapse(network, masks)
+        message = zeros.message(masks, bool(collapse["collapsed"]))
+        if message:
+            warnings.warn(message, ZeroScoresWarning, stacklevel=3)  # at the caller of the public method
+        return Masks(masks, left_out=left_out, metadata=self._metadata(model) | collapse)
 
     def _in_precision(self, network: criteria.Network) -> criteria.Network:
         """The network in the precision that the criterion asks for, or itself where Keras cannot copy its model."""
@@ -240,20 +250,19 @@ class PruneAtInit:
             )
 
     def _network(self, model, weights, data, loss, batch_size: int) -> criteria.Network:
-        network = criteria.Network(model, weights, np.random.default_rng(self.seed), self.batches)
+        data_loss = batches = None
         if self.criterion.needs_data:
             if data is None:
                 raise ValueError(f"Expected `data`: the method {self.method!r} scores a loss. Received: data=None")
-            network.data_loss = self.criterion.loss(DataLoss(model, loss))
+            data_loss = self.criterion.loss(DataLoss(model, loss))
         if data is not None:
-            network.batches = Batches(data, batch_size, self.seed)
-            check_inputs(model, network.batches.first.x)
-        if self.criterion.needs_data:
-            network.batches.check = network.data_loss.check_targets
-        return network
+            batches = Batches(data, batch_size, self.seed, check=data_loss.check_targets if data_loss else None)
+            check_inputs(model, batches.first.x)
+        random = np.random.default_rng(self.seed)
+        return criteria.Network(model, weights, random, self.batches, data_loss, batches)
 
     def _search(
-        self, network: criteria.Network, plan: Plan, granularity: Granularity, verbose: str | int
+        self, network: criteria.Network, plan: Plan, granularity: Granularity, zeros: ZeroScores, verbose: str | int
     ) -> np.ndarray:
         self.history = []
         self.criterion.prepare(network)
@@ -270,6 +279,10 @@ class PruneAtInit:
             before = keep
             eligible = None if self.revive or step == 1 else before
             keep = granularity.cut(plan, step, scores, eligible)
+            if step == 1:
+                zeros.look_at_dense(scores)
+            if step == self.steps:
+                zeros.look_at_last_cut(scores, keep, eligible)
             kept = int(np.count_nonzero(granularity.used(plan, keep)))
             row = {
                 "step": step,

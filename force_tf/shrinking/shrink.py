@@ -74,4 +74,4 @@ def _cut_masks(model: Any, cuts: dict[int, Cut]) -> Masks:
             relative = weight.path.removeprefix(f"{layer_path}/")
             if weight.path in found and id(layer) in cuts and relative in cuts[id(layer)].masks:
                 found[weight.path] = cuts[id(layer)].masks[relative]
-    return Masks(found, left_out=masks.left_out, metadata=masks.metadata)
+    return masks.replace(found)

@@ -15,6 +15,8 @@ from helpers.shrinking import NETWORKS, SETTINGS, assert_same_function, inputs_f
 from helpers.subclassed_models import without_graph
 from helpers.training_forms import dtype_policy
 
+pytestmark = pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")  # scores by hand hold zeros
+
 
 def chain(keras, *widths):
     stack = [keras.layers.Dense(width, name=name) for name, width in zip("abcd", widths[1:])]

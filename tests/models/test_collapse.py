@@ -20,7 +20,7 @@ class Kill(force_tf.criteria.Criterion):
 
     def scores(self, network):
         return [
-            tf.fill(weight.shape, 0.0 if weight.path.split("/")[0] in self.layers else 1.0)
+            tf.fill(weight.shape, 0.5 if weight.path.split("/")[0] in self.layers else 1.0)
             for weight in network.weights
         ]
 
