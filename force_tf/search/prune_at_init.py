@@ -302,7 +302,15 @@ class PruneAtInit:
         inputs = probe_inputs(network.model, network.batches, network.random)
         if inputs is None:  # a subclassed model and no data: there is nothing to try it on
             return {"collapsed": None, "collapsed_weights": []}
-        paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
+        try:
+            paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
+        except Exception as error:  # whatever the model makes of these inputs, the search has its masks
+            warnings.warn(
+                "The masks are found, but whether the pruned network has collapsed could not be checked: the model "
+                f"cannot be tried on some rows. Received: {type(error).__name__}: {error}",
+                stacklevel=4,
+            )
+            return {"collapsed": None, "collapsed_weights": []}
         if paths:
             # Four frames up: past _find_masks and the public method that called it.
             warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=4)

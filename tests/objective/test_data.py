@@ -109,6 +109,7 @@ def test_sample_weights_may_be_none(as_batches):
     assert masks == snip_masks(model, [[blobs()]], [21])
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")
 def test_arrays_are_cut_into_shuffled_batches_that_keep_rows_together():
     x, y = blobs(rows=20)
     weights = np.arange(20.0)
@@ -122,6 +123,7 @@ def test_arrays_are_cut_into_shuffled_batches_that_keep_rows_together():
     np.testing.assert_array_equal(np.concatenate([batch[2] for batch in seen[3:]]), order, "the same order again")
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")
 def test_the_seed_alone_decides_the_order():
     def order(seed):
         return np.concatenate([batch[0] for batch in batches_seen(blobs(), batches=3, seed=seed, batch_size=SIZE)])
@@ -133,6 +135,7 @@ def test_the_seed_alone_decides_the_order():
     np.testing.assert_array_equal(np.random.get_state()[1], state, "the global generator moved")  # noqa: NPY002
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")
 def test_shuffled_arrays_give_the_masks_of_their_batches():
     seen = batches_seen(blobs(), batches=3, seed=5, batch_size=SIZE)
     model = mlp()
@@ -141,6 +144,7 @@ def test_shuffled_arrays_give_the_masks_of_their_batches():
     assert masks == snip_masks(model, [[batch[:2] for batch in seen]], [21])
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")
 @pytest.mark.parametrize("form", ["dataset", "py_dataset", "list", "iterable"])
 def test_other_data_keeps_its_order_and_batch_size(form):
     expected = cut_by_hand(*blobs(rows=20))

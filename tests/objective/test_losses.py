@@ -245,6 +245,7 @@ def test_compiled_loss_weights_count(structure):
     assert masks != two_headed_masks(model, x, label, size, (1, 1), 24), "the case tells nothing"
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")
 @pytest.mark.parametrize("loss", [{"label": FROM_LOGITS, "size": None}, {"label": FROM_LOGITS}])
 @pytest.mark.parametrize("with_target", [True, False], ids=["all_targets", "scored_targets"])
 def test_an_output_without_a_loss_is_not_scored(loss, with_target):
@@ -255,6 +256,7 @@ def test_an_output_without_a_loss_is_not_scored(loss, with_target):
     assert masks == two_headed_masks(model, x, label, size, (1, 0), 24)
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.ZeroScoresWarning")
 def test_sample_weights_for_each_output():
     x, label, size = two_targets()
     model = two_headed(dict)
