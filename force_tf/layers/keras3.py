@@ -26,6 +26,7 @@ class _MaskedWeight(MaskedWeight):
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
         unmask_variable(self.variable)
+        vars(self.owner).pop("quantize", None)
 
 
 @keras.saving.register_keras_serializable(package="force_tf")
@@ -109,6 +110,8 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         )
         self._track_trackable(mask, f"{path}/mask")  # for checkpoints and SavedModels: it is in no attribute
         mask_variable(variable, mask)
+        # `Model.quantize` reaches the layers inside wrappers, and would replace the variable by one without a mask.
+        vars(owner)["quantize"] = _refuse_to_quantize
         return _MaskedWeight(path, owner, slot, variable, mask)
 
     def keep_at_every_step(self) -> None:
@@ -156,6 +159,13 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         wrapper = super().from_config(config, custom_objects=custom_objects)
         wrapper.sub_layer_names = tuple(names)
         return wrapper
+
+
+def _refuse_to_quantize(mode: Any = None, *arguments: Any, **options: Any) -> None:
+    raise ValueError(
+        "Expected a model without masks: call `force_tf.strip_pruning(model)` first, and quantize what that returns; "
+        f"its zeros stay zeros. Received: quantize({mode!r}) of a pruned model"
+    )
 
 
 def _spec(value: Any) -> Any:
