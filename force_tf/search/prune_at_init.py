@@ -299,10 +299,10 @@ class PruneAtInit:
         return granularity.used(plan, keep)
 
     def _check_collapse(self, network: criteria.Network, masks: dict[str, np.ndarray]) -> dict[str, Any]:
-        inputs = probe_inputs(network.model, network.batches, network.random)
-        if inputs is None:  # a subclassed model and no data: there is nothing to try it on
-            return {"collapsed": None, "collapsed_weights": []}
         try:
+            inputs = probe_inputs(network.model, network.batches, network.random)
+            if inputs is None:  # a subclassed model and no data: there is nothing to try it on
+                return {"collapsed": None, "collapsed_weights": []}
             paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
         except Exception as error:  # whatever the model makes of these inputs, the search has its masks
             warnings.warn(
