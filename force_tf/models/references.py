@@ -12,21 +12,6 @@ import tensorflow as tf
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import is_graph, is_layer, is_model, keras_of
 
-# Where TensorFlow and tf_keras keep what they track of a layer. Attributes of the user's may begin alike.
-_TRACKERS = frozenset(
-    {
-        "_self_extra_variables",
-        "_self_name_based_restores",
-        "_self_saveable_object_factories",
-        "_self_setattr_tracking",
-        "_self_tracked_trackables",
-        "_self_unconditional_checkpoint_dependencies",
-        "_self_unconditional_deferred_dependencies",
-        "_self_unconditional_dependency_names",
-        "_self_update_uid",
-    }
-)
-
 
 def exchange(model: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
     """Puts layers in the places of others, wherever a model refers to them.
@@ -77,7 +62,7 @@ def _exchange_in(holder, new_layers: Mapping[int, Any]) -> None:
     in_order = _in_order_of_keras_3 if keras_of(holder) is keras else _in_order_of_tf_keras
     with in_order(holder, new_values):
         for name, value in list(vars(holder).items()):
-            if name in _TRACKERS:
+            if name in keras_internals.TRACKING_ATTRIBUTES:
                 continue  # they learn it from `setattr`
             if id(value) not in new_values:
                 new_value = _map_items(value, lambda item: new_layers.get(id(item), item))

@@ -173,6 +173,11 @@ class PruneAtInit:
 
     def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:
         verbose = arguments.one_of("verbose", verbose, ("auto", 0, 1, 2))
+        if hasattr(loss, "__array__") and not callable(loss):
+            raise TypeError(
+                "Expected inputs and targets in one tuple, as in `prune(model, (x, y))`; the loss comes after it. "
+                f"Received: an array in the place of `loss`, of type {type(loss).__name__}"
+            )
         check_model(model)
         if layers.is_pruned(model):
             raise ValueError(

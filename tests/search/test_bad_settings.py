@@ -9,6 +9,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import force_tf
 from helpers.reference import mlp
@@ -239,3 +240,18 @@ def test_a_sparsity_that_leaves_nothing(sparsity):
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_a_floor_that_needs_more_than_is_kept(scope):
     refuse(ValueError, "that 21 .* it needs 30", "min_per_layer=15", min_per_layer=15, scope=scope)
+
+
+@pytest.mark.parametrize("call", ["find_masks", "prune"])
+@pytest.mark.parametrize("targets", [np.zeros(4), tf.zeros(4)])
+def test_targets_beside_the_inputs_are_told_to_come_in_a_tuple(call, targets):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(TypeError, match=r"^Expected inputs and targets in one tuple, as in `prune\(model, \(x, y\)\)`"):
+        getattr(force_tf.PruneAtInit("snip"), call)(model, np.zeros((4, 3)), targets)
+
+
+def test_revive_is_true_or_false():
+    assert force_tf.PruneAtInit("snip", revive=1).revive is True
+    assert force_tf.PruneAtInit("force", revive=0).revive is False
+    with pytest.raises(ValueError, match=r"Expected `revive`.*Received"):
+        force_tf.PruneAtInit("force", revive=2)

@@ -39,6 +39,7 @@ from force_tf.models.keras_internals.keras3 import (
 )
 from force_tf.models.keras_internals.required import MissingInternalError
 from force_tf.models.keras_internals.tensorflow import (
+    TRACKING_ATTRIBUTES,
     forget_traces,
     lookup_dependency,
     resource_variable_class,
@@ -60,6 +61,7 @@ from force_tf.models.keras_internals.tf_keras import (
 )
 
 __all__ = [
+    "TRACKING_ATTRIBUTES",
     "MissingInternalError",
     "applying_optimizer",
     "attention_axes",

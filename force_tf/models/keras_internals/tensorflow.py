@@ -8,6 +8,21 @@ import tensorflow as tf
 
 from force_tf.models.keras_internals.required import imported, required
 
+#: Where TensorFlow and tf_keras keep what they track of a layer. Attributes of the user's may begin alike.
+TRACKING_ATTRIBUTES = frozenset(
+    {
+        "_self_extra_variables",
+        "_self_name_based_restores",
+        "_self_saveable_object_factories",
+        "_self_setattr_tracking",
+        "_self_tracked_trackables",
+        "_self_unconditional_checkpoint_dependencies",
+        "_self_unconditional_deferred_dependencies",
+        "_self_unconditional_dependency_names",
+        "_self_update_uid",
+    }
+)
+
 
 def forget_traces(function: tf.types.experimental.PolymorphicFunction, instance: Any) -> None:
     """Makes a method under `tf.function` trace anew when it is next called on an object (`_descriptor_cache`)."""
