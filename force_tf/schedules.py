@@ -7,7 +7,7 @@ the final density: `schedule(steps, steps, density) == density`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from force_tf.support.arguments import one_of
@@ -44,21 +44,102 @@ def linear(step: int, steps: int, density: float) -> float:
     return 1.0 - step / steps * (1.0 - density)
 
 
-SCHEDULES: dict[str, Schedule] = {"exponential": exponential, "linear": linear}
+def cubic(step: int, steps: int, density: float) -> float:
+    """Returns d + (1 − d)(1 − t/T)³: most is removed early, while the network can still recover.
+
+    Args:
+        step: t, from 0 to `steps`.
+        steps: T, the number of steps.
+        density: d, the final fraction of kept weights.
+
+    References:
+        - [To prune, or not to prune](https://arxiv.org/abs/1710.01878)
+    """
+    return density + (1.0 - density) * (1.0 - step / steps) ** 3
 
 
-def get(schedule: str | Schedule) -> Schedule:
-    """Returns the schedule of that name, or the callable itself.
+def halving(step: int, steps: int, density: float) -> float:
+    """Returns max(d, 2^−t): every step removes half of what is left, and the last one what is still in excess.
+
+    Args:
+        step: t, from 0 to `steps`.
+        steps: T, the number of steps; log2(1/d) of them, rounded up, get to d by halves.
+        density: d, the final fraction of kept weights.
+
+    References:
+        - [FlipOut](https://arxiv.org/abs/2009.02594)
+    """
+    return density if step == steps else max(density, 0.5**step)
+
+
+def snip_it(step: int, steps: int, density: float) -> float:
+    """Returns 1 − κ + (κ − ½)·2^(1−t), and d = 1 − κ in the last step: half at once, then half of the way that is left.
+
+    Args:
+        step: t, from 0 to `steps`.
+        steps: T, the number of steps.
+        density: d, the final fraction of kept weights.
+
+    References:
+        - [SNIP-it](https://arxiv.org/abs/2006.00896)
+    """
+    if step == steps or density >= 0.5:
+        return density if step else 1.0
+    return density + (0.5 - density) * 0.5 ** (step - 1) if step else 1.0
+
+
+class Levels:
+    """A list of densities, one per step, as a schedule.
+
+    Args:
+        densities: The fraction of kept weights of each step, in [0, 1]; the last is the final one.
+
+    Raises:
+        TypeError: If an entry is no number.
+        ValueError: If there is none.
+    """
+
+    def __init__(self, densities: Sequence[float]):
+        self.densities = tuple(_number(value, step) for step, value in enumerate(densities, 1))
+        if not self.densities:
+            raise ValueError("Expected a list of densities, one per step. Received: an empty list")
+
+    def __repr__(self) -> str:
+        return f"Levels({list(self.densities)})"
+
+    def __call__(self, step: int, steps: int, density: float) -> float:
+        if steps != len(self.densities):
+            raise ValueError(
+                f"Expected as many steps as the schedule lists densities. Received: {steps} steps and "
+                f"{len(self.densities)} densities"
+            )
+        return self.densities[step - 1] if step else 1.0
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "exponential": exponential,
+    "linear": linear,
+    "cubic": cubic,
+    "halving": halving,
+    "snip_it": snip_it,
+}
+
+
+def get(schedule: str | Sequence[float] | Schedule) -> Schedule:
+    """Returns the schedule of that name, the callable itself, or the schedule that a list of densities stands for.
 
     Raises:
         ValueError: If no schedule has that name.
-        TypeError: If `schedule` is neither a name nor a callable.
+        TypeError: If `schedule` is none of these.
     """
     if callable(schedule):
         return schedule
+    if isinstance(schedule, (list, tuple)):
+        return Levels(schedule)
     if not isinstance(schedule, str):
         raise TypeError(
-            f"Expected `schedule` to be a name or a callable (step, steps, density). Received: schedule={schedule!r}"
+            "Expected `schedule` to be a name, a list of densities or a callable (step, steps, density). "
+            f"Received: schedule={schedule!r}"
         )
     return SCHEDULES[one_of("schedule", schedule, list(SCHEDULES))]
 

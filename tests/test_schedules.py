@@ -52,13 +52,13 @@ def test_a_callable_learns_step_steps_and_density():
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"^Expected .*Did you mean 'exponential'\? Received: .*'exponetial'$"):
         schedules.get("exponetial")
-    with pytest.raises(ValueError, match=r"^Expected .* one of 'exponential', 'linear'\. Received: .*'x'$"):
+    with pytest.raises(ValueError, match=r"^Expected .* one of 'exponential', 'linear', .*\. Received: .*'x'$"):
         schedules.get("x")
 
 
-@pytest.mark.parametrize("schedule", [None, 3, ["linear"]])
+@pytest.mark.parametrize("schedule", [None, 3, {"linear"}])
 def test_neither_name_nor_callable_is_refused(schedule):
-    with pytest.raises(TypeError, match=r"^Expected `schedule` to be a name or a callable .*Received: schedule="):
+    with pytest.raises(TypeError, match=r"^Expected `schedule` to be a name, a list .*Received: schedule="):
         schedules.get(schedule)
 
 
@@ -77,3 +77,22 @@ def test_neither_name_nor_callable_is_refused(schedule):
 def test_a_callable_that_returns_no_such_density_is_refused(value, error, received):
     with pytest.raises(error, match=rf"^Expected the schedule to .*Received: {received}$"):
         schedules.densities(lambda step, steps, density: value, 2, 0.25)
+
+
+def test_cubic_halving_and_snip_it_by_hand():
+    cubic = schedules.densities(schedules.cubic, 4, 0.25)
+    assert [1 - density for density in cubic] == pytest.approx([0.43359375, 0.65625, 0.73828125, 0.75])
+    assert schedules.densities(schedules.halving, 4, 0.1) == [0.5, 0.25, 0.125, 0.1]
+    plan = [1 - density for density in schedules.densities(schedules.snip_it, 7, 0.02)]
+    assert plan == pytest.approx([0.5, 0.74, 0.86, 0.92, 0.95, 0.965, 0.98])
+    assert schedules.densities(schedules.snip_it, 3, 0.7) == [0.7] * 3, "half would be too much"
+
+
+def test_a_list_of_densities_is_a_schedule():
+    assert schedules.densities(schedules.get([0.5, 0.2, 0.1]), 3, 0.1) == [0.5, 0.2, 0.1]
+    with pytest.raises(ValueError, match=r"as many steps as .* Received: 2 steps and 3 densities"):
+        schedules.densities(schedules.get([0.5, 0.2, 0.1]), 2, 0.1)
+    with pytest.raises(ValueError, match="Received: an empty list"):
+        schedules.get([])
+    with pytest.raises(ValueError, match="to end at the density"):
+        schedules.densities(schedules.get([0.5, 0.2]), 2, 0.1)

@@ -82,6 +82,7 @@ def select(
     k: int,
     *,
     scope: str = "global",
+    shares: Sequence[float] | None = None,
     min_per_layer: int | Sequence[int] = 0,
     eligible: np.ndarray | None = None,
     kept: np.ndarray | None = None,
@@ -93,7 +94,8 @@ def select(
         sizes: The number of scores of each tensor; they sum to `len(scores)`.
         k: How many to keep.
         scope: "global" to compare all scores; "layer" to keep the same fraction of each tensor (the fractions are
-            rounded by largest remainder, so that the counts sum to k).
+            rounded by largest remainder, so that the counts sum to k); "erk" to share k in proportion to `shares`.
+        shares: What the count of each tensor is in proportion to under "erk"; see `erk_shares`.
         min_per_layer: Each tensor keeps at least so many of its weights, or all that it has: one number for all, or one
             for each. Taken from the k.
         eligible: Booleans that mark which weights may be kept at all; None for all.
@@ -124,7 +126,7 @@ def select(
         )
     if kept is not None:
         eligible = ~keep if eligible is None else eligible & ~keep
-    quotas = apportion(k, sizes, floors, available) if scope == "layer" else floors
+    quotas = floors if scope == "global" else apportion(k, sizes if scope == "layer" else shares, floors, available)
     for part, missing in zip(parts, quotas - taken):
         if missing:
             keep[part] |= top_k(scores[part], missing, None if eligible is None else eligible[part])
@@ -134,19 +136,34 @@ def select(
     return keep | top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
 
 
-def apportion(k: int, sizes: np.ndarray, floors: np.ndarray, caps: np.ndarray) -> np.ndarray:
+def erk_shares(shapes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Returns what each tensor's count of kept weights is in proportion to under "erk" (Erdős–Rényi kernel).
+
+    The density of a tensor is ε·Σ shape / Π shape, so that its count is in proportion to the sum of its sizes. Tensors
+    that would get more weights than they have stay dense, and the others share what is left: `apportion` sees to it.
+
+    Args:
+        shapes: The shapes of the tensors, the window of a convolution included.
+
+    References:
+        - [RigL](https://arxiv.org/abs/1911.11134), [SET](https://arxiv.org/abs/1707.04780)
+    """
+    return np.array([sum(shape) for shape in shapes], np.float64)
+
+
+def apportion(k: int, sizes: Sequence[float], floors: np.ndarray, caps: np.ndarray) -> np.ndarray:
     """Shares k among tensors in proportion to their sizes, within bounds, by largest remainder.
 
     Args:
         k: The number to share, with sum(floors) <= k <= sum(caps).
-        sizes: int64 sizes of the tensors.
+        sizes: The sizes of the tensors, or other numbers that are not negative.
         floors: The least that each gets.
         caps: The most that each gets, at least its floor.
 
     Returns:
         int64 counts that sum to k. Among equal remainders the earlier tensor gets the unit.
     """
-    sizes, floors, caps = (np.asarray(a, np.int64) for a in (sizes, floors, caps))
+    sizes, floors, caps = np.asarray(sizes), np.asarray(floors, np.int64), np.asarray(caps, np.int64)
     shares = np.zeros(len(sizes))
     free = np.ones(len(sizes), bool)
     while True:
