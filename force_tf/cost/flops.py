@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from force_tf.cost.flops_rules import LayerCall, Part, UnknownSizeError, WeightUse, rule_of
+from force_tf.cost.flops_rules import CountedCall, Part, UnknownSizeError, WeightUse, cost_rule
 from force_tf.layers import get_masks, is_pruned
 from force_tf.masks import Masks
 from force_tf.models.graph import Graph, graph_of
@@ -45,7 +45,8 @@ def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None) -> i
             not fit it.
 
     Warns:
-        UserWarning: If layers with weights are not counted, because it is not known how often they use them.
+        UserWarning: If layers with weights are not counted, because it is not known how often they use them. A subclass
+            of a layer of Keras that has a `call` of its own is such a layer; `register_layer` tells what it computes.
 
     Example:
 
@@ -53,37 +54,15 @@ def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None) -> i
     >>> count_flops(model)  # 8 * 8 positions, kernel of 3 * 3 * 3 * 4 weights
     6912
     """
-    return sum(_counted(model, masks).values())
-
-
-def multiply_adds(model: keras.Model, masks: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Returns the multiply-adds of each layer, as `count_flops` adds them up.
-
-    Args:
-        model: See `count_flops`.
-        masks: See `count_flops`.
-
-    Returns:
-        A dict from the path of a layer to its multiply-adds, in the order of the calls. The path is that of its weights
-        without their last part, such as `lstm/lstm_cell`, so a layer with sub-layers stands there by those; attention
-        has an entry of its own for the products of its tensors.
-
-    Raises:
-        TypeError: See `count_flops`.
-        ValueError: See `count_flops`.
-    """
-    return _counted(model, masks)
-
-
-def _counted(model: Any, masks: Mapping[str, Any] | None) -> dict[str, int]:
     counted = count_layers(model, masks)
     if counted.unknown:
         layers = ", ".join(f"{path} ({kind})" for path, kind in counted.unknown.items())
         warnings.warn(
-            f"The multiply-adds of the model {model.name!r} do not include these layers, of unknown kinds: {layers}.",
-            stacklevel=3,
+            f"The multiply-adds of the model {model.name!r} do not include these layers, of unknown kinds: {layers}. "
+            "`force_tf.register_layer` tells what they compute.",
+            stacklevel=2,
         )
-    return counted.layers
+    return sum(counted.layers.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +144,15 @@ class _Counter:
         for call in graph.calls:
             inputs, outputs = ([graph.shapes[i] for i in numbers] for numbers in (call.inputs, call.outputs))
             named = dict(zip(call.names, inputs))
-            self._count(LayerCall(unwrapped(call.layer), inputs, outputs, named, times))
+            self._count(CountedCall(unwrapped(call.layer), inputs, outputs, named, times))
 
-    def _count(self, call: LayerCall) -> None:
+    def _count(self, call: CountedCall) -> None:
         layer = call.layer
         if is_graph(layer):
             varies = any(None in tensor.shape[1:] for tensor in keras.tree.flatten(layer.inputs))
             self.count_graph(graph_of(layer, call.inputs if varies else None), call.times)
             return
-        rule = rule_of(layer)
+        rule = cost_rule(layer)
         if rule is None:
             if is_layer(layer) and layer.weights:
                 self.unknown[self._path(layer)] = type(layer).__name__
@@ -186,7 +165,7 @@ class _Counter:
             self._add(part, call.times)
 
     def _add(self, part: Part, times: int) -> None:
-        if isinstance(part, LayerCall):
+        if isinstance(part, CountedCall):
             inner = unwrapped(part.layer)
             self._count(dataclasses.replace(part, layer=inner, times=times * part.times))
             return
@@ -201,7 +180,7 @@ class _Counter:
     def _path(self, layer: Any) -> str:
         return self._paths.get(id(layer), layer.name)
 
-    def _unknown_size(self, call: LayerCall) -> str:
+    def _unknown_size(self, call: CountedCall) -> str:
         tensors = keras.tree.flatten(self._model.inputs)
         varying = [f"{each.name!r} of shape {tuple(each.shape)}" for each in tensors if None in each.shape[1:]]
         return (

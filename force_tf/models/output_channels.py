@@ -6,19 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.models.keras_models import keras_classes
-
-# Axes of the output channels, counted from the end, where they are not the last axis alone. A depthwise kernel has one
-# channel for each pair of an input channel and a multiple; a transposed convolution swaps inputs and outputs.
-_OUTPUT_AXES = {
-    ("Conv1DTranspose", "kernel"): (-2,),
-    ("Conv2DTranspose", "kernel"): (-2,),
-    ("Conv3DTranspose", "kernel"): (-2,),
-    ("DepthwiseConv1D", "kernel"): (-2, -1),
-    ("DepthwiseConv2D", "kernel"): (-2, -1),
-    ("SeparableConv1D", "depthwise_kernel"): (-2, -1),
-    ("SeparableConv2D", "depthwise_kernel"): (-2, -1),
-}
+from force_tf.models.layer_kinds import is_kind, kind_of
 
 
 def output_axes(layer: Any, attribute: str) -> tuple[int, ...]:
@@ -32,12 +20,12 @@ def output_axes(layer: Any, attribute: str) -> tuple[int, ...]:
         layer: The layer of either Keras that holds the weight.
         attribute: The name of the weight in that layer, such as "kernel".
     """
-    classes = [cls.__name__ for cls in keras_classes(type(layer))]  # a user's class may have the name of one of Keras's
-    if "EinsumDense" in classes and attribute == "kernel":
+    axes = kind_of(layer).output_axes
+    if attribute == "kernel" and attribute not in axes and is_kind(layer, "EinsumDense"):
         inputs, output = layer.equation.split("->")
         letters = inputs.split(",")[1].strip()
         return tuple(axis - len(letters) for axis, letter in enumerate(letters) if letter in output)
-    return next((_OUTPUT_AXES[name, attribute] for name in classes if (name, attribute) in _OUTPUT_AXES), (-1,))
+    return axes.get(attribute, (-1,))
 
 
 def dead_channels(mask: np.ndarray, axes: tuple[int, ...] = (-1,)) -> int:

@@ -6,15 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from force_tf.models import keras_internals
-from force_tf.models.keras_models import is_model, keras_classes, keras_of
-
-# Layers that make their own cell. Keras 3 names the cell after its class; tf_keras numbers it anew in every layer.
-_OWN_CELL = {
-    "LSTM": "lstm_cell",
-    "GRU": "gru_cell",
-    "SimpleRNN": "simple_rnn_cell",
-    "ConvLSTM": "conv_lstm_cell",
-}
+from force_tf.models.keras_models import is_model, keras_of
+from force_tf.models.layer_kinds import kind_of
 
 
 def walk_layers(parent: Any, prefix: str = "", chain: tuple = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -80,5 +73,4 @@ def mask_wrappers(model: Any) -> list[tuple[str, Any]]:
 def _name(layer, parent) -> str:
     if layer is not getattr(parent, "cell", None):
         return layer.name
-    classes = (cls.__name__ for cls in keras_classes(type(parent)))
-    return next((_OWN_CELL[name] for name in classes if name in _OWN_CELL), layer.name)
+    return kind_of(parent).cell or layer.name

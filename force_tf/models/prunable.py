@@ -4,75 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from force_tf.models.keras_models import keras_classes
+from force_tf.models.layer_kinds import kind_of, registered
 from force_tf.models.layer_selection import LayerSelection, selector
 from force_tf.models.paths import sub_layers, walk_layers
 from force_tf.models.weights import PrunableWeight, weight_variable
-
-# Weights that are pruned unless `layers=` says otherwise: those that the papers prune.
-_PRUNABLE = {
-    "Dense": ("kernel",),
-    "EinsumDense": ("kernel",),
-    "Conv1D": ("kernel",),
-    "Conv2D": ("kernel",),
-    "Conv3D": ("kernel",),
-    "Conv1DTranspose": ("kernel",),
-    "Conv2DTranspose": ("kernel",),
-    "Conv3DTranspose": ("kernel",),
-    "SeparableConv1D": ("pointwise_kernel",),
-    "SeparableConv2D": ("pointwise_kernel",),
-    "SimpleRNNCell": ("kernel", "recurrent_kernel"),
-    "LSTMCell": ("kernel", "recurrent_kernel"),
-    "GRUCell": ("kernel", "recurrent_kernel"),
-    "ConvLSTMCell": ("kernel", "recurrent_kernel"),
-}
-# Weights that join only when `layers=` selects their layer.
-_OPT_IN = {
-    "DepthwiseConv1D": ("kernel",),
-    "DepthwiseConv2D": ("kernel",),
-    "SeparableConv1D": ("depthwise_kernel",),
-    "SeparableConv2D": ("depthwise_kernel",),
-    "Embedding": ("embeddings",),
-}
-# Weights of custom layers, by class: see `register_prunable`.
-_REGISTERED: dict[type, tuple[str, ...]] = {}
-
-
-def register_prunable(layer_class: type, *attributes: str) -> None:
-    """Declares weights of a custom layer, and of the classes derived from it, to be pruned.
-
-    A layer may instead have a method `get_prunable_weights()` that returns the variables to prune, as custom layers for
-    tensorflow-model-optimization do. What is registered goes before it.
-
-    Args:
-        layer_class: A subclass of `keras.layers.Layer` or `tf_keras.layers.Layer`.
-        *attributes: Names of the attributes that hold the weights, each a variable of any shape made by `add_weight`.
-
-    Raises:
-        TypeError: If `layer_class` is no layer class, or an attribute no name.
-        ValueError: If no attribute is given.
-
-    Example:
-
-    ```python
-    class Scale(keras.layers.Layer):
-        def build(self, input_shape):
-            self.matrix = self.add_weight(shape=(input_shape[-1], 8))
-
-        def call(self, inputs):
-            return inputs @ self.matrix
-
-
-    force_tf.register_prunable(Scale, "matrix")
-    ```
-    """
-    if not (isinstance(layer_class, type) and any(cls.__name__ == "Layer" for cls in keras_classes(layer_class))):
-        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}")
-    if not attributes:
-        raise ValueError(f"Expected the names of the weights to prune. Received: none for {layer_class.__name__}")
-    if not all(isinstance(attribute, str) for attribute in attributes):
-        raise TypeError(f"Expected names of attributes. Received: attributes={attributes!r}")
-    _REGISTERED[layer_class] = attributes
 
 
 def prunable_weights(model: Any, layers: LayerSelection = None) -> tuple[list[PrunableWeight], dict[str, str]]:
@@ -129,7 +64,7 @@ def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]
         layer = chain[-1]
         paths[len(chain) - 1 :] = [path]
         default = prunable_attributes(layer)
-        optional = _attributes(layer, _OPT_IN)
+        optional = tuple(name for name in kind_of(layer).opt_in if name not in default)
         for attribute in default + optional:
             variable = weight_variable(layer, attribute)
             if variable is None or id(variable) in seen:
@@ -149,17 +84,10 @@ def _find_weights(model) -> tuple[list[PrunableWeight], set[str], dict[str, str]
 
 def prunable_attributes(layer: Any) -> tuple[str, ...]:
     """Returns the names of a layer's own weights that are pruned by default, sub-layers aside."""
-    for cls in type(layer).__mro__:
-        if cls in _REGISTERED:
-            return _REGISTERED[cls]
-    if hasattr(layer, "get_prunable_weights"):
+    if registered(layer, "prunable") is None and hasattr(layer, "get_prunable_weights"):
         wanted = {id(variable) for variable in layer.get_prunable_weights()}
         return tuple(name.lstrip("_") for name, value in vars(layer).items() if id(value) in wanted)
-    return _attributes(layer, _PRUNABLE)
-
-
-def _attributes(layer, table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    return next((table[cls.__name__] for cls in keras_classes(type(layer)) if cls.__name__ in table), ())
+    return kind_of(layer).prunable
 
 
 def _own_weights(layer) -> bool:

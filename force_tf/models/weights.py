@@ -9,12 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from force_tf.models.keras_models import keras_classes
+from force_tf.models.layer_kinds import is_kind, kind_of
 from force_tf.models.output_channels import output_axes
 from force_tf.models.paths import layers_by_path, split_path
-
-# Weights that the legacy tf_keras calls by another name than Keras 3, whose names the paths take.
-_LEGACY_NAMES = {("DepthwiseConv1D", "kernel"): "depthwise_kernel", ("DepthwiseConv2D", "kernel"): "depthwise_kernel"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +48,7 @@ class PrunableWeight:
         """
         axes, outputs = range(len(self.shape)), output_axes(self.layers[-1], self.attribute)
         inputs = tuple(axis for axis in axes if axis - len(axes) not in outputs) or tuple(axes)
-        einsum = any(cls.__name__ == "EinsumDense" for cls in keras_classes(type(self.layers[-1])))
-        return inputs if einsum or len(outputs) > 1 else inputs[-1:]
+        return inputs if is_kind(self.layers[-1], "EinsumDense") or len(outputs) > 1 else inputs[-1:]
 
 
 def weight_variable(layer: Any, attribute: str) -> Any | None:
@@ -66,11 +62,17 @@ def weight_slot(layer: Any, attribute: str) -> str | None:
 
     Several Keras layers keep `kernel` in `_kernel`, and compute what the public property returns.
     """
-    legacy = [_LEGACY_NAMES.get((cls.__name__, attribute), attribute) for cls in keras_classes(type(layer))]
-    for name in (attribute, f"_{attribute}", *legacy):
-        if isinstance(vars(layer).get(name), (keras.Variable, tf.Variable)):
-            return name
-    return None
+    names = (attribute, f"_{attribute}", kind_of(layer).legacy_names.get(attribute, attribute))
+    return next((name for name in names if _is_variable(vars(layer).get(name))), None)
+
+
+def own_weights(layer: Any) -> dict[str, Any]:
+    """Returns the variables that a layer itself holds, by the entries of `vars(layer)`."""
+    return {name: value for name, value in vars(layer).items() if _is_variable(value)}
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, (keras.Variable, tf.Variable))
 
 
 def variable_at(layer: Any, path: str) -> Any | None:

@@ -13,6 +13,7 @@ from force_tf.channels.calls import CalledLayer, called_layers
 from force_tf.channels.rules import Cut, channels
 from force_tf.models.graph import Graph, graphs_of
 from force_tf.models.keras_models import is_graph, is_layer
+from force_tf.models.layer_kinds import is_kind
 
 
 class Analysis:
@@ -66,7 +67,7 @@ class Analysis:
         return found
 
     def _is_unknown(self, each: CalledLayer) -> bool:
-        if each.rule.known or is_graph(each.layer) or type(each.layer).__name__ == "InputLayer":
+        if each.rule.known or is_graph(each.layer) or is_kind(each.layer, "InputLayer"):
             return False
         # Operations on tokens, such as those by which Keras finds out what to mask, have no channels to keep.
         tensors = (tensor for call in each.calls for tensor in self.graph.calls[call.place].tensors)

@@ -10,7 +10,7 @@ import tensorflow as tf
 import force_tf
 from examples import networks
 from force_tf import count_flops
-from force_tf.cost.flops import count_layers, multiply_adds
+from force_tf.cost.flops import count_layers
 from helpers.subclassed_models import without_graph
 
 # The operations that multiply by weights, or tensors with each other. The profiler also counts biases and activations.
@@ -168,7 +168,7 @@ def test_dot_products_by_hand(either_keras):
         layers.Attention()([query, value]),
         layers.AdditiveAttention(use_scale=False)([query, value]),
     ]
-    counts = multiply_adds(either_keras.Model([query, value], outputs))
+    counts = count_layers(either_keras.Model([query, value], outputs)).layers
     assert sorted(counts.values()) == [5 * 7 * 8, 2 * 5 * 7 * 8, 2 * 5 * 7 * 8]
 
 
@@ -182,7 +182,7 @@ def test_paths_are_those_of_weights(either_keras):
     model = either_keras.Model(inputs, layers.Dense(3, name="logits")(x))
     # 3 steps of 2 x 2 positions of a 3 x 3 kernel; 3 steps of 4 gates of 2 units over 8 inputs and 2 units; 2 x 3.
     expected = {"each/inner/conv": 3 * 4 * 9 * 2, "lstm/lstm_cell": 3 * (8 + 2) * 8, "logits": 6}
-    assert multiply_adds(model) == expected
+    assert count_layers(model).layers == expected
 
 
 def random_masks(model, rng):
@@ -212,9 +212,9 @@ def test_pruned_weights_take_none(either_keras):
         "lstm/lstm_cell": 4 * (kept["lstm/lstm_cell/kernel"] + kept["lstm/lstm_cell/recurrent_kernel"]),
         "logits": 4 * kept["logits/kernel"],
     }
-    assert multiply_adds(model, masks) == expected
+    assert count_layers(model, masks).layers == expected
     pruned = force_tf.apply_masks(model, masks)
-    assert multiply_adds(pruned) == expected
+    assert count_layers(pruned).layers == expected
     assert count_flops(pruned) == sum(expected.values())
     pruned.trainable = False
     assert count_flops(pruned) == sum(expected.values())
@@ -253,6 +253,16 @@ def test_unknown_layers_with_weights_are_named(either_keras):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert count_layers(model).unknown == {"scaled": "Scaled"}
+
+
+@pytest.mark.parametrize("mode", ["int8", "float8"])
+def test_quantized_kernels_are_counted_like_others(mode):
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(5, name="dense")]
+    model = images(keras, *layers, shape=(6, 6, 2))
+    expected = 4 * 4 * (3 * 3 * 2 * 4) + 4 * 4 * 4 * 5
+    assert count_flops(model) == expected
+    model.get_layer("dense").quantize(mode)
+    assert count_flops(model) == expected
 
 
 def test_packed_kernels_are_not_counted():

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import force_tf
-from force_tf.models import prunable
+from force_tf.models import layer_kinds
 
 
 @pytest.fixture(autouse=True)
 def _registrations(monkeypatch):
-    monkeypatch.setattr(prunable, "_REGISTERED", {})
+    monkeypatch.setattr(layer_kinds, "_REGISTERED", {})
 
 
 @keras.saving.register_keras_serializable("test_prunable")

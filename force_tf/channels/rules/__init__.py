@@ -20,6 +20,7 @@ from force_tf.channels.rules.channelwise import (
     Permuted,
     Rescaled,
     Reshaped,
+    Weighted,
 )
 from force_tf.channels.rules.kernels import Affine, Depthwise, Grouped, Separable, Table
 from force_tf.channels.rules.normalizations import GroupNormalized, LayerNormalized, Positional
@@ -27,13 +28,13 @@ from force_tf.channels.rules.operations import operation_rule
 from force_tf.channels.rules.recurrent import Recurrent
 from force_tf.layers.wrappers import masks_of
 from force_tf.models.graph import GraphCall
-from force_tf.models.keras_models import is_layer
+from force_tf.models.layer_kinds import copies_as, registered
 from force_tf.models.paths import unwrapped
 
 __all__ = ["PINNED", "ChannelRule", "Cut", "channels", "rule_for"]
 
 _POOLINGS = ("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling")
-# Of several rules of a kind the first that fits holds.
+# By the names that `copies_as` returns. Of several rules of a kind the first that fits holds.
 _CHANNEL_RULES: dict[str, type[ChannelRule] | tuple[type[ChannelRule], ...]] = {
     "Dense": Affine,
     **{f"Conv{n}D": (Affine, Grouped) for n in "123"},
@@ -56,12 +57,14 @@ _CHANNEL_RULES: dict[str, type[ChannelRule] | tuple[type[ChannelRule], ...]] = {
     "Rescaling": Rescaled,
     "PReLU": ParametricRelu,
     "Embedding": Table,
-    "Concatenate": Concatenated,
+    **dict.fromkeys(("Concatenate", "ops.Concatenate"), Concatenated),
     "Flatten": Flattened,
     "Permute": Permuted,
     "Reshape": Reshaped,
     "RepeatVector": Passing,
 }
+# By the names that `register_layer` takes.
+_CHANNEL_BEHAVIOURS = {"elementwise": Weighted, "passing": Passing}
 
 
 def rule_for(layer: Any, masked: bool, shapes: tuple, call: GraphCall) -> ChannelRule:
@@ -77,13 +80,17 @@ def rule_for(layer: Any, masked: bool, shapes: tuple, call: GraphCall) -> Channe
     operation = operation_rule(inner, shapes, call)
     if operation is not None:
         return operation
-    # A user's class may be called as one of Keras's, and an operation as a layer that takes other arguments.
-    is_own = type(inner).__module__.partition(".")[0] in ("keras", "tf_keras")
-    name = type(inner).__name__
-    kinds = _CHANNEL_RULES.get(name, ()) if is_own and (is_layer(inner) or name == "Concatenate") else ()
+    # An operation may be called as a layer that takes other arguments.
+    kinds = _registered(inner) or _CHANNEL_RULES.get(copies_as(inner), ())
     if getattr(inner, "data_format", None) == "channels_first":
         kinds = ()
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     kind = next((kind for kind in kinds if kind.fits(inner, shapes)), ChannelRule)
     masks = masks_of(layer) if inner is not layer else {}
     return kind(inner, masks if masked else None, shapes)
+
+
+def _registered(layer: Any) -> type[ChannelRule] | None:
+    """Returns the rule that `register_layer` was told of a custom layer, or None."""
+    found = registered(layer, "channels")
+    return _CHANNEL_BEHAVIOURS[found] if isinstance(found, str) else found

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels
 from force_tf.models.keras_models import is_layer
-from force_tf.models.weights import weight_variable
+from force_tf.models.layer_kinds import is_kind
+from force_tf.models.weights import own_weights, weight_variable
 
 
 class Channelwise(ChannelRule):
@@ -29,7 +30,8 @@ class Channelwise(ChannelRule):
         for attribute in self.weights():
             if weight_variable(self.layer, attribute) is not None:
                 values[attribute] = self.stored(attribute)[..., kept]
-        return Cut({}, values) if values else None
+        masks = {name: mask[..., kept] for name, mask in (self.masks or {}).items() if name in values}
+        return Cut({}, values, masks) if values else None
 
     def weights(self) -> tuple[str, ...]:
         """The attributes of weights with a number for each channel."""
@@ -91,6 +93,18 @@ class Normalized(Elementwise):
 
     def evaluate(self, arguments):
         return self.layer(arguments[0], training=False)
+
+
+class Weighted(Elementwise):
+    """Custom layers that were registered as elementwise, with or without weights."""
+
+    def weights(self):
+        size = channels(self.output_shapes[0])
+        shapes = {name: tuple(variable.shape) for name, variable in own_weights(self.layer).items()}
+        return tuple(name for name, shape in shapes.items() if shape[-1:] == (size,) and size > 1)
+
+    def evaluate(self, arguments):
+        return self.layer(arguments[0] if len(arguments) == 1 else arguments)
 
 
 class ParametricRelu(Elementwise):
@@ -177,7 +191,7 @@ class Merge(Elementwise):
     @property
     def is_product(self) -> bool:
         """Whether a zero makes the output zero whatever the other inputs are."""
-        return type(self.layer).__name__ == "Multiply"
+        return is_kind(self.layer, "Multiply")
 
     def constants(self, inputs):
         width = channels(self.output_shapes[0])

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.channels.rules.base import PINNED, ChannelRule, Cut, channels, is_elementwise, labels
+from force_tf.models.layer_kinds import is_kind
 from force_tf.models.weights import weight_variable
 
 
@@ -50,7 +51,7 @@ class Affine(ChannelRule):
 
     def __init__(self, layer, masks, shapes):
         super().__init__(layer, masks, shapes)
-        self.transposed = "Transpose" in type(layer).__name__
+        self.transposed = any(is_kind(layer, f"Conv{n}DTranspose") for n in "123")
         self.units = "units" if hasattr(layer, "units") else "filters"
         self.mixes = not is_elementwise(layer.activation)
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.channels.rules.base import ChannelRule, Cut, channels, is_elementwise, labels
+from force_tf.models.layer_kinds import copies_as
 from force_tf.models.paths import walk_layers
 
 # Which of the gates, that lie side by side in the weights, is the candidate of the new state.
@@ -96,7 +97,7 @@ class Recurrent(ChannelRule):
 
     def _zero(self, values: np.ndarray) -> np.ndarray:
         """Returns which units are zero at every step, given the constants of the inputs."""
-        candidate = _CANDIDATES[type(self.layer).__name__]
+        candidate = _CANDIDATES[copies_as(self.layer)]
         if np.any(self.layer.activation(tf.zeros((1, 1), tf.float64))):
             return np.zeros(self.units, bool)
         driven = self._reach[values != 0, candidate].any(axis=0) | (self._bias()[:, candidate] != 0).any(axis=0)
