@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from force_tf.layers.masking import MaskHolder, paths_by_layer
+from force_tf.layers.wrapper_config import are_mask_texts, are_texts, check_entries, check_inner_layer
 from force_tf.layers.wrappers import wrapper_class
 from force_tf.models import keras_internals, references
 from force_tf.models.keras_models import is_model, keras_of
@@ -43,17 +43,23 @@ def layers_to_wrap(model: keras.Model, weights: Sequence[PrunableWeight]) -> lis
     return [(layers[key], paths) for key, paths in to_wrap.items()]
 
 
-def wrap(model: keras.Model, layers: Iterable[tuple[Any, Sequence[str]]]) -> None:
+def wrap(
+    model: keras.Model,
+    layers: Iterable[tuple[Any, Sequence[str]]],
+    masks: Mapping[int, Mapping[str, str]] | None = None,
+) -> None:
     """Puts a `MaskedLayer` around layers of a model, wherever the model refers to them.
 
     Args:
         model: A built model. It is the same object afterwards, of a class derived from its own.
         layers: Pairs of a layer and the paths of its weights to mask, relative to it.
+        masks: The masks to begin with, as configurations have them, by the ids of the layers; all kept without one.
     """
     pairs = []
     with contextlib.ExitStack() as undo:  # what fails, or is interrupted, leaves the model as it was
         for layer, paths in layers:
             wrapper = wrapper_class(model)(layer, weights=paths)
+            wrapper.begin_with((masks or {}).get(id(layer), {}))
             undo.callback(wrapper.release)
             wrapper.build()
             wrapper.keep_at_every_step()
@@ -132,19 +138,24 @@ class InPlaceModel:
             # the functions in the SavedModel. With one, tf_keras makes subclassed models anew, wrapped or not, and
             # gives their layers the weights of others.
             raise NotImplementedError("A model that is wrapped in place has no configuration in a SavedModel.")
-        paths = {id(layer): [weight.path for weight in wrapper.masked_weights] for wrapper, layer in _wrapped(self)}
+        wrappers = {id(layer): wrapper for wrapper, layer in _wrapped(self)}
         walked = [(path, layer) for path, layer in layers_by_path(self).items() if path]
-        masked = {path: paths[id(layer)] for path, layer in walked if id(layer) in paths}
+        wrapped = {path: wrappers[id(layer)] for path, layer in walked if id(layer) in wrappers}
         with unwrapped(self):
             config = module.saving.serialize_keras_object(self)
         config.pop("compile_config", None)  # stands in the file beside this configuration
         names = [layer.name for _, layer in walked]
-        return {"keras": module.__name__, "model": config, "layer_names": names, "masked_weights": masked}
+        masked = {path: [weight.path for weight in wrapper.masked_weights] for path, wrapper in wrapped.items()}
+        masks = {path: wrapper.masks_as_text() for path, wrapper in wrapped.items()}
+        return {"model": config, "layer_names": names, "masked_weights": masked, "masks": masks}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
-        module = importlib.import_module("tf_keras") if config["keras"] == "tf_keras" else keras
+        _check_config(config)
+        # Never by what the file says: the two differ in what they let a file do.
+        module = keras_of(cls) or keras_internals.loading_keras() or keras
         model = module.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
+        check_inner_layer(model, module.Model)
         layers = layers_of(model)
         for layer, name in zip(layers, config["layer_names"]):
             keras_internals.set_name(layer, name)  # Keras numbers unnamed layers anew in every process
@@ -157,8 +168,32 @@ class InPlaceModel:
                 f"{type(model).__name__} with {len(layers)} layers instead of {len(config['layer_names'])}, "
                 f"without weights in {unbuilt}"
             )
-        wrap(model, [(by_path[path], paths) for path, paths in config["masked_weights"].items()])
+        wrap(
+            model,
+            [(by_path[path], paths) for path, paths in config["masked_weights"].items()],
+            {id(by_path[path]): masks for path, masks in config.get("masks", {}).items() if path in by_path},
+        )
         return model
+
+
+def _check_config(config: Any) -> None:
+    """Raises unless the configuration of a model that was wrapped in place has what it needs, of the right kind."""
+
+    def maps_paths(value, is_right):
+        return (
+            isinstance(value, Mapping)
+            and all(isinstance(path, str) and path for path in value)
+            and all(is_right(item) for item in value.values())
+        )
+
+    check_entries(
+        config,
+        model=("the configuration of a model", lambda value: isinstance(value, Mapping)),
+        layer_names=("a list of names", are_texts),
+        masked_weights=("a dict of a list of weight paths for each layer path", lambda v: maps_paths(v, are_texts)),
+        masks=("a dict of masks for each layer path", lambda value: maps_paths(value, are_mask_texts)),
+        needed=("model", "layer_names", "masked_weights"),
+    )
 
 
 @functools.cache

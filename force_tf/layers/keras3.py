@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from force_tf.layers.masked_variable import mask_variable, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, masked, relative_paths
+from force_tf.layers.masked_variable import mask_variable, project_soon, unmask_variable
+from force_tf.layers.masking import MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths
+from force_tf.layers.wrapper_config import check_inner_layer, check_wrapper_config
 from force_tf.models import keras_internals
 
 
@@ -39,8 +41,9 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
     `use_ema=True`. What is written to a file is projected first.
 
     The wrapper takes the name, the dtype policy and the trainability of the layer, is called as the layer is, and keeps
-    its masks as non-trainable boolean weights that start all True. `get_config` does not hold them: they are in
-    `get_weights()`, `.weights.h5` and `.keras` files like every other weight.
+    its masks as non-trainable boolean weights that start all True. They are in `get_weights()`, `.weights.h5` and
+    `.keras` files like every other weight, and in `get_config()`, so that copies made of the configuration, such as
+    those of `keras.models.clone_model`, have new weights under the same masks.
 
     Args:
         layer: The `keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.
@@ -95,21 +98,22 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         if not self.layer.built:
             self.layer.build(*args, **kwargs)
         if not self.masked_weights:
-            self._restore_sub_layer_names()
-            self.masked_weights = [self._add_mask(*found) for found in self._find_weights()]
+            self._make_masks()
 
-    def _add_mask(self, path: str, owner: Any, slot: str) -> _MaskedWeight:
-        variable = vars(owner)[slot]
+    def _add_mask(self, path: str, owner: Any, slot: str, mask: np.ndarray | None) -> _MaskedWeight:
+        variable, begins_pruned = vars(owner)[slot], mask is not None
         mask = self.add_weight(
             name=f"{path.replace('/', '_')}_mask",
             shape=variable.shape,
-            initializer="ones",
+            initializer=mask_initializer(mask),
             dtype="bool",
             trainable=False,
             autocast=False,
         )
         self._track_trackable(mask, f"{path}/mask")  # for checkpoints and SavedModels: it is in no attribute
         mask_variable(variable, mask)
+        if begins_pruned:
+            project_soon(variable)
         # `Model.quantize` reaches the layers inside wrappers, and would replace the variable by one without a mask.
         vars(owner)["quantize"] = _refuse_to_quantize
         return _MaskedWeight(path, owner, slot, variable, mask)
@@ -154,10 +158,14 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> MaskedLayer:
+        check_wrapper_config(config)
         config = dict(config)
-        names = config.pop("sub_layer_names", ())
-        wrapper = super().from_config(config, custom_objects=custom_objects)
+        layer = keras.saving.deserialize_keras_object(config.pop("layer"), custom_objects=custom_objects)
+        check_inner_layer(layer, keras.layers.Layer)
+        names, masks = config.pop("sub_layer_names", ()), config.pop("masks", {})
+        wrapper = cls(layer, **config)
         wrapper.sub_layer_names = tuple(names)
+        wrapper.begin_with(masks)
         return wrapper
 
 

@@ -42,6 +42,15 @@ def mask_variable(variable: keras.Variable, mask: keras.Variable) -> None:
         variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
 
 
+def project_soon(variable: keras.Variable) -> None:
+    """Makes the pruned entries of a masked variable zero: at once if it has its value, else when it is first used."""
+    variable.assigned = True
+    if tf.executing_eagerly():
+        _ = variable.value
+    if variable.assigned:  # a layer that is made while something is traced: training does not read its weights eagerly
+        variable.constraint.at_every_step = True
+
+
 def unmask_variable(variable: keras.Variable) -> None:
     """Undoes `mask_variable`, and leaves θ⊙m in the variable."""
     variable.assign(masked(variable.value, variable.mask.value))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from force_tf.layers.wrapper_config import mask_of_text, text_of_mask
 from force_tf.models import keras_internals, prunable
 from force_tf.models.paths import layers_by_path, layers_of, split_path
 from force_tf.models.weights import PrunableWeight, weight_slot
@@ -73,6 +75,7 @@ class MaskHolder:
     weight_paths: tuple[str, ...] | None
     sub_layer_names: tuple[str, ...]
     masked_weights: list[MaskedWeight]
+    _first_masks: Mapping[str, str] = types.MappingProxyType({})  # those of `begin_with`, until the wrapper is built
 
     @property
     def masked_layer(self) -> Any:
@@ -188,6 +191,29 @@ class MaskHolder:
                 )
             yield path, owner, slot
 
+    def begin_with(self, masks: Mapping[str, str]) -> None:
+        """Sets the masks that weights get when the wrapper is built, of weight paths, as a configuration has them."""
+        # Neither Keras tracks a proxy, as both do dicts.
+        self._first_masks = types.MappingProxyType(dict(masks))
+
+    def _make_masks(self) -> None:
+        """Makes the masks of the layer, which is built."""
+        self._restore_sub_layer_names()
+        found = {path: (owner, slot) for path, owner, slot in self._find_weights()}
+        shapes = {path: tuple(vars(owner)[slot].shape) for path, (owner, slot) in found.items()}
+        unknown = sorted(set(self._first_masks) - set(found))
+        if unknown:
+            raise ValueError(
+                f"Expected 'masks' in a wrapper's configuration for weights among {sorted(found)}. Received: {unknown}"
+            )
+        masks = {path: mask_of_text(text, shapes[path], path) for path, text in self._first_masks.items()}
+        self.masked_weights = [self._add_mask(path, *place, masks.get(path)) for path, place in found.items()]
+        self.begin_with({})
+
+    def _add_mask(self, path: str, owner: Any, slot: str, mask: np.ndarray | None) -> MaskedWeight:
+        """Makes the mask of one weight, of an array to begin with or (None) all kept."""
+        raise NotImplementedError
+
     def _paths_to_mask(self, owners: Mapping[str, Any]) -> tuple[str, ...]:
         if self.weight_paths is not None:
             return self.weight_paths
@@ -208,7 +234,20 @@ class MaskHolder:
         """Returns the part of the wrapper's configuration that concerns masks."""
         names = self.sub_layer_names or [layer.name for layer in layers_of(self.layer)]
         weights = None if self.weight_paths is None else list(self.weight_paths)
-        return {"weights": weights, "sub_layer_names": list(names)}
+        return {"weights": weights, "sub_layer_names": list(names), "masks": self.masks_as_text()}
+
+    def masks_as_text(self) -> dict[str, str]:
+        """Returns the masks as a configuration has them, except those that keep everything."""
+        if not self.masked_weights:
+            return dict(self._first_masks)
+        with tf.init_scope():
+            masks = self.get_masks()
+        return {path: text_of_mask(mask) for path, mask in masks.items() if not mask.all()}
+
+
+def mask_initializer(mask: np.ndarray | None) -> Callable[..., tf.Tensor]:
+    """Returns what makes the first value of a mask: an array, or (None) all kept."""
+    return lambda shape, dtype: tf.ones(shape, dtype) if mask is None else tf.cast(mask, dtype)
 
 
 def relative_paths(layer_class: type, layer: Any, weights: Iterable[str] | None) -> tuple[str, ...] | None:

@@ -12,12 +12,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from force_tf.layers.masked_tf_variable import mask_variable, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, masked, relative_paths
+from force_tf.layers.masking import MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths
 from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
+from force_tf.layers.wrapper_config import check_inner_layer, check_wrapper_config
 from force_tf.models import keras_internals
 
 
@@ -58,8 +60,9 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
     its weights are never dense in between, and `get_weights()` has the masks in it. It wraps any layer, and has the
     name of the layer.
 
-    The masks are non-trainable weights of the weight's dtype, ones and zeros, that start all one. `get_config` does not
-    hold them: they are in `get_weights()` and in every file like other weights.
+    The masks are non-trainable weights of the weight's dtype, ones and zeros, that start all one. They are in
+    `get_weights()` and in every file like other weights, and in `get_config()`, so that copies made of the
+    configuration, such as those of `tf_keras.models.clone_model`, have new weights under the same masks.
 
     Args:
         layer: The `tf_keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.
@@ -139,8 +142,7 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
             if not self.layer.built:
                 self.layer.build(input_shape)
                 self.layer.built = True
-            self._restore_sub_layer_names()
-            self.masked_weights = [self._add_mask(*found) for found in self._find_weights()]
+            self._make_masks()
             self.pruning_step = self.add_weight(
                 name="pruning_step",
                 shape=(),
@@ -151,11 +153,12 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         self.pruning_obj = Pruning(lambda: self.pruning_step, self.pruning_vars, self.pruning_schedule, (1, 1), "AVG")
         self.built = True
 
-    def _add_mask(self, path: str, owner: Any, slot: str) -> _MaskedWeight:
+    def _add_mask(self, path: str, owner: Any, slot: str, mask: np.ndarray | None) -> _MaskedWeight:
         variable = vars(owner)[slot]
         name = path.replace("/", "_")
         options = {"dtype": getattr(variable, "true_dtype", variable.dtype), "trainable": False, "autocast": False}
-        mask = self.add_weight(name=f"{name}_mask", shape=variable.shape, initializer="ones", **options)
+        initializer = mask_initializer(mask)
+        mask = self.add_weight(name=f"{name}_mask", shape=variable.shape, initializer=initializer, **options)
         threshold = self.add_weight(name=f"{name}_threshold", shape=(), initializer="zeros", **options)
         mask_variable(variable, mask)
         _mask_regularizer(owner, variable, mask)
@@ -192,13 +195,17 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> MaskedLayer:
+        check_wrapper_config(config)
         config = dict(config)
-        names, specs, layer = (config.pop(key) for key in ("sub_layer_names", "call_specs", "layer"))
+        layer = config.pop("layer")
         # HDF5 files hold the older of Keras's two formats, which has no module.
         layer = tf_keras.layers.deserialize(layer, custom_objects, use_legacy_format="module" not in layer)
+        check_inner_layer(layer, tf_keras.layers.Layer)
+        names, specs, masks = config.pop("sub_layer_names", ()), config.pop("call_specs", None), config.pop("masks", {})
         wrapper = cls(layer, **config)
         wrapper.sub_layer_names = tuple(names)
         wrapper.call_specs = specs
+        wrapper.begin_with(masks)
         return wrapper
 
 

@@ -106,6 +106,22 @@ def test_logits_are_what_softmax_was_given(either_keras):
     np.testing.assert_array_equal(keras_internals.logits(given), given)
 
 
+def test_the_keras_that_loads_is_known(either_keras):
+    seen = []
+
+    class Seeing(either_keras.layers.Layer):
+        @classmethod
+        def from_config(cls, config):
+            seen.append(keras_internals.loading_keras())
+            return cls(**config)
+
+    assert keras_internals.loading_keras() is None
+    config = either_keras.saving.serialize_keras_object(Seeing())
+    for safe_mode in (True, False):
+        either_keras.saving.deserialize_keras_object(config, {"Seeing": Seeing}, safe_mode=safe_mode)
+    assert seen == [either_keras, either_keras]
+
+
 def test_optimizers_losses_and_metrics(either_keras):
     model = graph(either_keras)
     assert float(keras_internals.learning_rate(model.optimizer)) == 0.25

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -103,6 +104,20 @@ def set_name(layer: Any, name: str) -> None:
 def safe_mode_off(package: str) -> AbstractContextManager:
     """Lets the Keras of a name make lambdas from configurations for a block, whatever the user has set."""
     return imported(f"{package}.src.saving.serialization_lib", "SafeModeScope")(False)
+
+
+def loading_keras() -> ModuleType | None:
+    """Returns the Keras that is making objects of configurations in this thread (`in_safe_mode`), or None.
+
+    Each tells it by its safe mode, which is None outside of loading unless the user has turned it off for good.
+    """
+    modes = {
+        package: imported(f"{package}.src.saving.serialization_lib", "in_safe_mode")()
+        for package in ("keras", "tf_keras")
+        if package in sys.modules
+    }
+    loading = [package for package, mode in modes.items() if mode] or [p for p, mode in modes.items() if mode is False]
+    return sys.modules[loading[0]] if loading else None
 
 
 def metric_function(metric: Any) -> Any | None:
