@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from force_tf.models.keras_models import check_is_graph, check_model, check_same
 from force_tf.models.paths import layers_by_path, layers_of, split_path, unwrapped, walk_layers
 from force_tf.models.weights import weight_variable
 from force_tf.shrinking.analysis import analyses_of
+from force_tf.support.tables import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,9 +284,3 @@ def _compared(name: str, before: int | None, after: int | None) -> tuple[str, ..
 
 def _number(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
-
-
-def aligned(rows: Sequence[Sequence[str]], alignments: str) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ("  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, alignments, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
