@@ -17,9 +17,11 @@ from force_tf.export import flatbuffer
 from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, leaf_name, unique_names
 from force_tf.export.states import initial_states, state_variables
+from force_tf.export.tensor_names import with_keras_names
 from force_tf.models.keras_models import array_variables, preserved_variables, tf_variable
 from force_tf.models.paths import layers_of
 from force_tf.models.rebuild import rebuild
+from force_tf.models.weights import variable_paths
 
 # How the converter's messages locate an operation: its name, and the path of the layer that made it.
 _FAILED_OP = re.compile(r'fused\["(\w+):", callsite\("([^"@]+)@')
@@ -94,7 +96,7 @@ class Converted:
     """A file and what it is compared with.
 
     Attributes:
-        content: The file, all of whose tensors are dense.
+        content: The file, all of whose tensors are dense, and its weights named as in the model.
         reference: The file of the dense model in float32.
         signature: The inputs of both.
         quantization: The types of numbers in `content`.
@@ -133,7 +135,9 @@ def convert_with_reference(model: keras.Model, signature: Signature, quantizatio
         )
     same = quantization.kind is None and all(value is other for value, other in zip(values, dense_values))
     content = reference if same else convert(model, signature, values, quantization)
-    return Converted(content, reference, signature, quantization)
+    by_variable = variable_paths(model)
+    paths = [by_variable[id(variable)] for variable in array_variables(model)]
+    return Converted(with_keras_names(content, paths, values), reference, signature, quantization)
 
 
 def _plain_name(variable) -> str:

@@ -51,7 +51,7 @@ class Weight:
 
     @property
     def name(self) -> str:
-        """The name of the tensor in the file, which the converter makes from the names of layers and operations."""
+        """The name of the tensor in the file."""
         return self.tensor.name.decode()
 
     @property

@@ -18,7 +18,9 @@ class StoredTensor:
     """A weight tensor in a TFLite file.
 
     Attributes:
-        name: The tensor's name in the file. The converter makes it from the names of layers and operations.
+        name: The tensor's name in the file: the path that the weight has in the Keras model, such as "conv1/kernel".
+            An offset with a batch normalization folded in goes by that one's "beta"; constants of operations have the
+            path of the layer and a name of the converter's. A second tensor of one weight ends with "#2".
         shape: Its shape in the file; the converter may have transposed the layer's kernel.
         dtype: Its type in the file, such as "float32".
         size: Its number of values.
@@ -46,7 +48,7 @@ class TFLiteReport:
         path: The file.
         quantize: The types of its numbers, as `export_tflite` takes them.
         bytes: Its size in bytes.
-        gzip_bytes: Its size when compressed with gzip.
+        gzip_bytes: Its size when compressed with gzip, at its default level of 6.
         zstd_bytes: Its size when compressed with Zstandard; None if the package `zstandard` is missing.
         dense_bytes: The size of a float32 file of the same architecture without zeros in its kernels.
         dense_gzip_bytes: The size of that when compressed with gzip.

@@ -27,6 +27,8 @@ from force_tf.support.files import atomic_file
 _VERIFY_SAMPLES, _CALIBRATION_SAMPLES = 1000, 500
 # Fewer tell too little of the ranges of activations.
 _MIN_CALIBRATION_SAMPLES = 10
+# That of the gzip command. Level 9 takes up to twelve times as long, on sparse integers, to save 2% of them.
+_GZIP_LEVEL = 6
 # The default tolerance relative to the largest output, by `quantize`. What integers lose depends on the model.
 _TOLERANCES = {None: 1e-3, "float16": 2e-2}
 
@@ -220,7 +222,7 @@ def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> 
 
 
 def _gzip_bytes(content: bytes) -> int:
-    return len(gzip.compress(content, mtime=0))
+    return len(gzip.compress(content, compresslevel=_GZIP_LEVEL, mtime=0))
 
 
 def _zstd_bytes(content: bytes) -> int | None:

@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from force_tf.models.keras_models import array_variables
 from force_tf.models.layer_kinds import is_kind, kind_of
 from force_tf.models.output_channels import output_axes
-from force_tf.models.paths import layers_by_path, split_path
+from force_tf.models.paths import layers_by_path, split_path, sub_layers, walk_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +86,24 @@ def variable_at(layer: Any, path: str) -> Any | None:
     owner, attribute = split_path(path)
     owners = layers_by_path(layer) if owner else {"": layer}
     return weight_variable(owners[owner], attribute)
+
+
+def variable_paths(model: Any) -> dict[int, str]:
+    """Maps the `id` of each variable of a model to its path, such as "conv1/kernel", prunable or not.
+
+    A variable that several layers share has one path, the first.
+    """
+    paths: dict[int, str] = {}
+    for path, layer in [*((f"{path}/", chain[-1]) for path, chain in walk_layers(model)), ("", model)]:
+        inner = {id(variable) for sub in sub_layers(layer) for variable in array_variables(sub)}
+        for variable in array_variables(layer):
+            if id(variable) not in inner:
+                paths.setdefault(id(variable), f"{path}{_attribute_of(layer, variable)}")
+    return paths
+
+
+def _attribute_of(layer: Any, variable: Any) -> str:
+    names = [name.lstrip("_") for name, value in own_weights(layer).items() if value is variable]
+    # tf_keras puts the layer's name before that of a variable, and a number behind it.
+    name = names[0] if names else variable.name.rpartition("/")[-1].partition(":")[0]
+    return next((new for new, old in kind_of(layer).legacy_names.items() if old == name), name)
