@@ -1,9 +1,10 @@
 """Pruning criteria: a score for every prunable weight, one class per definition."""
 
-from force_tf.criteria.base import Criterion, Network
+from force_tf.criteria.base import Criterion
 from force_tf.criteria.baselines import Magnitude, Random
 from force_tf.criteria.force import FORCE
 from force_tf.criteria.grasp import GraSP, IterGraSP
+from force_tf.criteria.network import Network
 from force_tf.criteria.prospr import ProsPr
 from force_tf.criteria.snip import SNIP
 from force_tf.criteria.synflow import SynFlow

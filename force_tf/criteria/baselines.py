@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from force_tf.criteria.base import Criterion, Network
+from force_tf.criteria.base import Criterion
+from force_tf.criteria.network import Network
 
 
 @dataclasses.dataclass(frozen=True)

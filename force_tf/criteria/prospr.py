@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from force_tf.criteria.base import Criterion, Network
+from force_tf.criteria.base import Criterion
+from force_tf.criteria.network import Network
 from force_tf.models.keras_models import array_variables
 from force_tf.objective.batches import Batch
 from force_tf.objective.gradients import GradientFunction

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
-from force_tf.criteria.base import Criterion, Network
+from force_tf.criteria.base import Criterion
+from force_tf.criteria.network import Network
 
 
 @dataclasses.dataclass(frozen=True)

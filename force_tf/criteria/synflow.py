@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from force_tf.criteria.base import Criterion, Network
+from force_tf.criteria.base import Criterion
+from force_tf.criteria.network import Network
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import array_variables, input_specs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -50,6 +51,11 @@ class PrunableWeight:
         axes, outputs = range(len(self.shape)), output_axes(self.layers[-1], self.attribute)
         inputs = tuple(axis for axis in axes if axis - len(axes) not in outputs) or tuple(axes)
         return inputs if is_kind(self.layers[-1], "EinsumDense") or len(outputs) > 1 else inputs[-1:]
+
+
+def values_of(weights: Sequence[PrunableWeight]) -> list[tf.Tensor]:
+    """Returns the present values of weights, one tensor each, which share the variables' memory until those change."""
+    return [tf.convert_to_tensor(weight.variable) for weight in weights]
 
 
 def weight_variable(layer: Any, attribute: str) -> Any | None:

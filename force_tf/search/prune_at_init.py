@@ -1,9 +1,7 @@
-"""`PruneAtInit`: the one loop that all methods share, and the table of what distinguishes them."""
+"""`PruneAtInit`: the one loop that all methods share."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,24 +9,22 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from force_tf import criteria, layers, schedules
 from force_tf.granularity import Granularity, Plan, resolve, split
 from force_tf.masks import Masks
-from force_tf.models.collapse import LayerCollapseWarning, collapse_message, collapsed_weights, probe_inputs
-from force_tf.models.keras_models import check_inputs, check_model, keras_of, preserved_variables
+from force_tf.models.keras_models import check_model, preserved_variables
 from force_tf.models.layer_selection import LayerSelection
-from force_tf.models.prunable import all_prunable_weights, prunable_weights
-from force_tf.models.rebuild import rebuild
-from force_tf.models.weights import PrunableWeight
-from force_tf.objective.batches import Batches
-from force_tf.objective.losses import DataLoss
+from force_tf.models.prunable import prunable_weights
 from force_tf.search import presets
+from force_tf.search.collapse_check import check_collapse
+from force_tf.search.data import check_loss_argument, search_data
 from force_tf.search.flat_scores import fill, saliency_kept, score_dtype
+from force_tf.search.metadata import settings_of
+from force_tf.search.network import build_network, check_searchable, prepared
+from force_tf.search.planning import make_plan
 from force_tf.search.zero_scores import ZeroScores, ZeroScoresWarning
 from force_tf.support import arguments
-from force_tf.version import __version__
 
 
 class PruneAtInit:
@@ -173,105 +169,42 @@ class PruneAtInit:
 
     def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:
         verbose = arguments.one_of("verbose", verbose, ("auto", 0, 1, 2))
-        if hasattr(loss, "__array__") and not callable(loss):
-            raise TypeError(
-                "Expected inputs and targets in one tuple, as in `prune(model, (x, y))`; the loss comes after it. "
-                f"Received: an array in the place of `loss`, of type {type(loss).__name__}"
-            )
-        check_model(model)
-        if layers.is_pruned(model):
-            raise ValueError(
-                "Expected a model without masks; call `force_tf.strip_pruning(model)` first. "
-                f"Received: the model {model.name!r}, which is pruned already"
-            )
+        check_loss_argument(loss)
+        check_searchable(model)
         weights, left_out = prunable_weights(model, self.layers)
         granularity = self._granularity.bound(model, weights)
-        plan = self._plan(weights, granularity)
-        network = self._network(model, weights, data, loss, arguments.integer("batch_size", batch_size, minimum=1))
-        searched = self._in_precision(network)
+        plan = make_plan(
+            weights,
+            granularity,
+            self._densities,
+            sparsity=self.sparsity,
+            schedule=self.schedule,
+            scope=self.scope,
+            min_per_layer=self.min_per_layer,
+            revive=self.revive,
+        )
+        batch_size = arguments.integer("batch_size", batch_size, minimum=1)
+        given = search_data(
+            self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=self.seed
+        )
+        random = np.random.default_rng(self.seed)
+        network = build_network(self.criterion, model, weights, given, random=random, batches_per_step=self.batches)
         zeros = ZeroScores(weights, by_weight=granularity.by_weight)
-        with preserved_variables(searched.model):
-            flat = self._search(searched, plan, granularity, zeros, verbose)
-        masks = dict(zip((weight.path for weight in weights), split(flat, weights)))
-        collapse = self._check_collapse(network, masks)
+        with preserved_variables(network.model):
+            keep = self._search(network, plan, granularity, zeros, verbose)
+        masks = dict(zip((weight.path for weight in weights), split(keep, weights)))
+        # Two frames up: past the public method that called.
+        collapse = check_collapse(model, weights, masks, batches=given.batches, random=random, stacklevel=3)
         message = zeros.message(masks, bool(collapse["collapsed"]))
         if message:
-            warnings.warn(message, ZeroScoresWarning, stacklevel=3)  # at the caller of the public method
-        return Masks(masks, left_out=left_out, metadata=self._metadata(model) | collapse)
-
-    def _in_precision(self, network: criteria.Network) -> criteria.Network:
-        """The network in the precision that the criterion asks for, or itself where Keras cannot copy its model."""
-        precision = self.criterion.precision
-        if precision in (None, network.model.compute_dtype):
-            return network
-        try:
-            copy = rebuild(network.model, precision=precision)
-        except ValueError:
-            return network
-        variables = {weight.path: weight for weight in all_prunable_weights(copy)}
-        return dataclasses.replace(network, model=copy, weights=[variables[weight.path] for weight in network.weights])
-
-    def _plan(self, weights: Sequence[PrunableWeight], granularity: Granularity) -> Plan:
-        """What every step keeps, checked before any work."""
-        sizes = [granularity.units(weight) for weight in weights]
-        counts = [round(sum(sizes) * density) for density in self._densities]
-        floors = [granularity.floor(weight, self.min_per_layer) for weight in weights]
-        self._check_sparsity(weights, granularity, counts)
-        needed = granularity.fewest(weights, floors)
-        if needed > min(counts):
-            raise ValueError(
-                f"Expected a `min_per_layer` that {min(counts):,} kept {granularity.unit} can fill; over "
-                f"{len(weights)} tensors it needs {needed:,}. Lower it or `sparsity`. "
-                f"Received: min_per_layer={self.min_per_layer}"
-            )
-        if not self.revive and any(now > before for before, now in itertools.pairwise(counts)):
-            raise ValueError(
-                "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
-                f"revive=True). Received: schedule={self.schedule!r}"
-            )
-        return Plan(weights, self._densities, sizes, floors, counts, self.scope, self.revive)
-
-    def _check_sparsity(
-        self, weights: Sequence[PrunableWeight], granularity: Granularity, counts: Sequence[int]
-    ) -> None:
-        """Raises if the granularity cannot keep so many units."""
-        unit, total = granularity.unit, sum(granularity.units(weight) for weight in weights)
-        most = sum(granularity.limit(weight) for weight in weights)
-        if min(counts) < 1:
-            raise ValueError(
-                f"Expected a sparsity that leaves at least one of the {total:,} prunable {unit}. "
-                f"Received: sparsity={self.sparsity}"
-            )
-        if counts[-1] > most:
-            raise ValueError(
-                f"Expected a sparsity of at least {1 - most / total:.12g}, since granularity={self.granularity!r} "
-                f"lets {most:,} of the {total:,} prunable {unit} stay. Received: sparsity={self.sparsity}"
-            )
-        fixed = granularity.fewest(weights, [0] * len(weights))
-        if fixed > min(counts):
-            raise ValueError(
-                f"Expected a sparsity of at most {1 - fixed / total:.12g}, since granularity={self.granularity!r} "
-                f"cannot remove {fixed:,} of the {total:,} prunable {unit}. Received: sparsity={self.sparsity}"
-            )
-
-    def _network(self, model, weights, data, loss, batch_size: int) -> criteria.Network:
-        data_loss = batches = None
-        if self.criterion.needs_data:
-            if data is None:
-                raise ValueError(f"Expected `data`: the method {self.method!r} scores a loss. Received: data=None")
-            data_loss = self.criterion.loss(DataLoss(model, loss))
-        if data is not None:
-            batches = Batches(data, batch_size, self.seed, check=data_loss.check_targets if data_loss else None)
-            check_inputs(model, batches.first.x)
-        random = np.random.default_rng(self.seed)
-        return criteria.Network(model, weights, random, self.batches, data_loss, batches)
+            warnings.warn(message, ZeroScoresWarning, stacklevel=3)
+        return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | collapse)
 
     def _search(
         self, network: criteria.Network, plan: Plan, granularity: Granularity, zeros: ZeroScores, verbose: str | int
     ) -> np.ndarray:
         self.history = []
-        self.criterion.prepare(network)
-        network.dense = network.masked_weights()
+        network = prepared(self.criterion, network)
         keep = np.ones(sum(weight.size for weight in network.weights), bool)
         # One buffer for all steps: new memory of that size costs as much as filling it.
         scores = np.empty(keep.size, score_dtype(network.weights))
@@ -297,47 +230,7 @@ class PruneAtInit:
                 "revived": int(np.count_nonzero(keep & ~before)),
             }
             if step < self.steps:
-                for weight, dense, mask in zip(network.weights, network.dense, split(keep, network.weights)):
-                    weight.variable.assign(tf.where(mask, dense, 0))
+                network.assign_masks(split(keep, network.weights))
             self.history.append({**row, "seconds": time.perf_counter() - begin})
             progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
         return granularity.used(plan, keep)
-
-    def _check_collapse(self, network: criteria.Network, masks: dict[str, np.ndarray]) -> dict[str, Any]:
-        try:
-            inputs = probe_inputs(network.model, network.batches, network.random)
-            if inputs is None:  # a subclassed model and no data: there is nothing to try it on
-                return {"collapsed": None, "collapsed_weights": []}
-            paths = collapsed_weights(network.model, network.weights, list(masks.values()), inputs)
-        except Exception as error:  # whatever the model makes of these inputs, the search has its masks
-            warnings.warn(
-                "The masks are found, but whether the pruned network has collapsed could not be checked: the model "
-                f"cannot be tried on some rows. Received: {type(error).__name__}: {error}",
-                stacklevel=4,
-            )
-            return {"collapsed": None, "collapsed_weights": []}
-        if paths:
-            # Four frames up: past _find_masks and the public method that called it.
-            warnings.warn(collapse_message(paths, masks), LayerCollapseWarning, stacklevel=4)
-        return {"collapsed": bool(paths), "collapsed_weights": paths}
-
-    def _metadata(self, model) -> dict[str, Any]:
-        module = keras_of(model)
-        return {
-            "method": self.method,
-            "criterion": repr(self.criterion),
-            "sparsity": self.sparsity,
-            "steps": self.steps,
-            "schedule": self.schedule if isinstance(self.schedule, str) else repr(self.schedule),
-            "batches": self.batches,
-            "revive": self.revive,
-            "scope": self.scope,
-            "min_per_layer": self.min_per_layer,
-            "granularity": self.granularity,
-            "seed": self.seed,
-            "versions": {
-                "force_tf": __version__,
-                module.__name__: module.__version__,
-                "tensorflow": tf.__version__,
-            },
-        }

@@ -1,0 +1,50 @@
+"""The gradients that a search needs, each traced once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from force_tf.models.weights import PrunableWeight
+from force_tf.objective.gradients import GradientFunction
+
+
+class Gradients:
+    """Makes the gradients of scalar functions of a model, one object for each function, hence one trace.
+
+    Args:
+        model: A Keras model, the first argument of the functions.
+        weights: Its prunable weights, by which they are differentiated.
+    """
+
+    def __init__(self, model: Any, weights: Sequence[PrunableWeight]):
+        prunable = {id(weight.variable) for weight in weights}
+        self.other_variables = [each for each in model.trainable_variables if id(each) not in prunable]
+        self._model = model
+        self._weights = list(weights)
+        self._made: dict[tuple[Callable, bool], GradientFunction] = {}
+
+    def of(
+        self, function: Callable[..., tf.Tensor], signature: Sequence[Any], others: bool = False
+    ) -> GradientFunction:
+        """Returns the gradient of a function: the object that an equal function brought before, or a new one.
+
+        Args:
+            function: Takes the model and the arguments of the gradient function, and returns a scalar tensor.
+            signature: The type specs of these arguments, to trace with.
+            others: Whether to differentiate by `other_variables` too, after the prunable weights.
+        """
+        key = (function, others)
+        if key not in self._made:
+            variables = [weight.variable for weight in self._weights]
+            names = [weight.path for weight in self._weights]
+            if others:
+                variables += self.other_variables
+                # tf_keras has no paths, but names that hold their layer's.
+                names += [getattr(variable, "path", variable.name) for variable in self.other_variables]
+            bound = functools.partial(function, self._model)
+            self._made[key] = GradientFunction(bound, variables, names, signature)
+        return self._made[key]
