@@ -11,11 +11,12 @@ import keras
 import numpy as np
 
 from force_tf.layers import in_place
+from force_tf.layers.keras3 import refuse_quantize
 from force_tf.layers.masking import masked, paths_by_layer
 from force_tf.layers.wrappers import masks_of, wrapper_class
 from force_tf.masks import Masks
 from force_tf.models import keras_internals, keras_models, prunable
-from force_tf.models.keras_models import NotCopyableError, is_graph
+from force_tf.models.keras_models import NotCopyableError, is_graph, keras_of
 from force_tf.models.paths import layers_of, mask_wrappers, unwrapped
 from force_tf.models.rebuild import Change, rebuild
 from force_tf.models.weights import PrunableWeight
@@ -71,6 +72,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     if pruned is None:
         in_place.wrap(model, in_place.layers_to_wrap(model, weights))
         pruned = model
+    if pruned is not model and keras_of(model) is keras:
+        refuse_quantize(pruned)
     try:
         _set_masks(pruned, masks)
     except BaseException:
@@ -93,6 +96,8 @@ def changed_copy(model: Any, masks: Masks, changes: Mapping[int, Change]) -> Any
     """
     weights = [weight for weight in prunable.all_prunable_weights(model) if weight.path in masks]
     copy = rebuild(model, original=unwrapped, replacement=_wrapping(model, weights), changes=changes)
+    if keras_of(model) is keras:
+        refuse_quantize(copy)
     _set_masks(copy, masks)
     return copy
 

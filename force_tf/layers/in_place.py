@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from force_tf.layers.keras3 import allow_quantize, refuse_quantize
 from force_tf.layers.masking import MaskHolder, paths_by_layer
 from force_tf.layers.wrapper_config import are_mask_texts, are_texts, check_entries, check_inner_layer
 from force_tf.layers.wrappers import wrapper_class
@@ -66,7 +67,7 @@ def wrap(
             pairs.append((layer, wrapper))
         undo.callback(references.exchange, model, [(wrapper, layer) for layer, wrapper in pairs])
         references.exchange(model, pairs)
-        object.__setattr__(model, "__class__", _in_place_class(type(model)))
+        _take_class(model)
         undo.pop_all()
     _drop_compiled_functions(model)
 
@@ -106,19 +107,20 @@ def is_wrapped_in_place(model: keras.Model) -> bool:
 
 def unwrapped(model: keras.Model) -> restoring:
     """Takes the wrappers of a model off for the length of a block; its weights are θ⊙m."""
-    pairs, in_place_class = _wrapped(model), type(model)
+    pairs, is_in_place = _wrapped(model), isinstance(model, InPlaceModel)
     for wrapper, _ in pairs:
         for weight in wrapper.masked_weights:
             weight.project()
 
     def take_off() -> None:
         references.exchange(model, pairs)
-        if isinstance(model, InPlaceModel):
+        if is_in_place:
             _restore_class(model)
 
     def put_back() -> None:
         references.exchange(model, [(layer, wrapper) for wrapper, layer in pairs])
-        object.__setattr__(model, "__class__", in_place_class)
+        if is_in_place:
+            _take_class(model)
 
     return restoring(put_back, take_off)
 
@@ -204,7 +206,14 @@ def _in_place_class(model_class: type) -> type:
     return keras_of(model_class).saving.register_keras_serializable("force_tf", InPlaceModel.__name__)(in_place_class)
 
 
+def _take_class(model) -> None:
+    object.__setattr__(model, "__class__", _in_place_class(type(model)))
+    if keras_of(model) is keras:
+        refuse_quantize(model)
+
+
 def _restore_class(model) -> None:
+    allow_quantize(model)
     object.__setattr__(model, "__class__", type(model).__bases__[1])
 
 

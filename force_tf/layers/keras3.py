@@ -28,7 +28,7 @@ class _MaskedWeight(MaskedWeight):
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
         unmask_variable(self.variable)
-        vars(self.owner).pop("quantize", None)
+        allow_quantize(self.owner)
 
 
 @keras.saving.register_keras_serializable(package="force_tf")
@@ -115,19 +115,13 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         if begins_pruned:
             project_soon(variable)
         # `Model.quantize` reaches the layers inside wrappers, and would replace the variable by one without a mask.
-        vars(owner)["quantize"] = _refuse_to_quantize
+        refuse_quantize(owner, owner.name)
         return _MaskedWeight(path, owner, slot, variable, mask)
 
     def keep_at_every_step(self) -> None:
         """Sets pruned weights to zero after steps of any optimizer, for those that have momenta already."""
         for weight in self.masked_weights:
             weight.variable.constraint.at_every_step = True
-
-    def release(self) -> None:
-        """Leaves θ⊙m in the weights, which nothing masks from then on."""
-        for weight in self.masked_weights:
-            unmask_variable(weight.variable)
-        self.masked_weights = []
 
     def call(self, *args, **kwargs):
         with self._holding((weight, weight.effective()) for weight in self.masked_weights):
@@ -169,11 +163,43 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
         return wrapper
 
 
-def _refuse_to_quantize(mode: Any = None, *arguments: Any, **options: Any) -> None:
-    raise ValueError(
-        "Expected a model without masks: call `force_tf.strip_pruning(model)` first, and quantize what that returns; "
-        f"its zeros stay zeros. Received: quantize({mode!r}) of a pruned model"
-    )
+class _Refusal:
+    """Stands in the place of Keras's `quantize` of a pruned model, and of the layers whose weights are masked.
+
+    Args:
+        replaced: What an object had there.
+        layer: The name of a layer, or None for that of a whole model.
+    """
+
+    def __init__(self, replaced: Any, layer: str | None):
+        self.replaced = replaced
+        self.layer = layer
+
+    def __call__(self, mode: Any = None, *arguments: Any, **options: Any) -> None:
+        where = f", where layers before {self.layer!r} may be quantized already: load or copy the model anew"
+        raise ValueError(
+            "Expected a model without masks: call `force_tf.strip_pruning(model)` first, and quantize what it returns; "
+            f"its zeros stay zeros. Received: quantize({mode!r}) of a pruned model{where if self.layer else ''}"
+        )
+
+
+def refuse_quantize(item: Any, layer: str | None = None) -> None:
+    """Makes Keras's `quantize` of a model, or of a layer in it, raise, and tell the way round.
+
+    Args:
+        item: A layer or model of Keras 3, of which each has the method in an attribute of its own.
+        layer: The name of the layer; None for a model, in which nothing has changed then.
+    """
+    if not isinstance(vars(item).get("quantize"), _Refusal):
+        # Past `__setattr__`, as it is no state of the object.
+        vars(item)["quantize"] = _Refusal(item.quantize, layer)
+
+
+def allow_quantize(item: Any) -> None:
+    """Undoes `refuse_quantize`, if it was done."""
+    refusal = vars(item).get("quantize")
+    if isinstance(refusal, _Refusal):
+        vars(item)["quantize"] = refusal.replaced
 
 
 def _spec(value: Any) -> Any:

@@ -18,7 +18,7 @@ def text_of_mask(mask: np.ndarray) -> str:
     Args:
         mask: Boolean array of any shape.
     """
-    return base64.b64encode(zlib.compress(np.packbits(mask, axis=None).tobytes())).decode("ascii")
+    return base64.b64encode(zlib.compress(np.packbits(mask, axis=None).tobytes(), level=1)).decode("ascii")
 
 
 def mask_of_text(text: str, shape: tuple[int, ...], path: str) -> np.ndarray:
