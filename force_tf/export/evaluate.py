@@ -17,6 +17,7 @@ from force_tf.export.samples import leaf_name, unique_names
 from force_tf.models.keras_models import keras_of
 from force_tf.objective.batches import Batch, Batches
 from force_tf.support import arguments
+from force_tf.support.arrays import as_arrays, as_dense, row_count, take_rows
 
 
 def evaluate_tflite(
@@ -58,7 +59,7 @@ def evaluate_tflite(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        TypeError: If `data` is of no such form, inputs are not dense, or metrics and loss are of both Kerases.
+        TypeError: If `data` is of no such form, inputs are ragged, or metrics and loss are of both Kerases.
         ValueError: If the interpreter cannot load or run the file, if there is nothing to compute, or if data, metrics
             or loss do not fit the file.
 
@@ -131,8 +132,11 @@ def _batches(data: Any, batch_size: int) -> tuple[Iterator[Batch], int | None]:
         Batches(data, batch_size)  # refuses what does not fit
     elements, count = data, len(data) if isinstance(data, list) else None
     if isinstance(data, tuple):
-        starts = range(0, keras.tree.flatten(data)[0].shape[0], batch_size)
-        elements, count = (_rows(data, slice(start, start + batch_size)) for start in starts), len(starts)
+        whole = tuple(map(as_arrays, data))
+        rows = np.arange(row_count(keras.tree.flatten(whole)[0]))
+        starts = range(0, len(rows), batch_size)
+        elements = (_rows(whole, rows[start : start + batch_size]) for start in starts)
+        count = len(starts)
     elif isinstance(data, keras.utils.PyDataset):
         count = tf.data.INFINITE_CARDINALITY if data.num_batches is None else data.num_batches
         elements = map(data.__getitem__, range(count))
@@ -143,8 +147,8 @@ def _batches(data: Any, batch_size: int) -> tuple[Iterator[Batch], int | None]:
     return (Batches([element]).first for element in elements), None if count is None or count < 0 else count
 
 
-def _rows(structure: Any, rows: slice) -> Any:
-    return tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[rows], structure)
+def _rows(structure: Any, rows: np.ndarray) -> Any:
+    return tf.nest.map_structure(lambda leaf: None if leaf is None else take_rows(leaf, rows), structure)
 
 
 class _WithoutLoss(keras.Model):
@@ -281,9 +285,9 @@ def _shape(details: Mapping[str, Any]) -> tuple[int | None, ...]:
 
 def _fitted(name: str, details: Mapping[str, Any], leaf: Any) -> np.ndarray:
     """Returns the array of an input; as in Keras, a last axis of size 1 may be missing or in excess."""
-    if not isinstance(leaf, tf.Tensor):
-        raise TypeError(f"Expected inputs that are dense arrays. Received: a {type(leaf).__name__} for {name!r}")
-    array, expected = leaf.numpy(), _shape(details)
+    if not isinstance(leaf, (tf.Tensor, tf.SparseTensor)):
+        raise TypeError(f"Expected inputs that are no ragged arrays. Received: a {type(leaf).__name__} for {name!r}")
+    array, expected = as_dense(leaf), _shape(details)
     spellings = [array, array[..., None], *([array[..., 0]] if array.shape[1:] and array.shape[-1] == 1 else [])]
     for spelling in spellings:
         if spelling.ndim and expected and tf.TensorShape(expected[1:]).is_compatible_with(spelling.shape[1:]):

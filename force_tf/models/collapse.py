@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from force_tf.models.keras_models import input_specs, preserved_variables
 from force_tf.models.weights import PrunableWeight
+from force_tf.support.arrays import row_count, take_rows
 
 _ROWS = 16
 _BFLOAT16_EPS = 2.0**-7  # which np.finfo does not know
@@ -30,8 +31,10 @@ def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any |
     """
     count = _fixed_batch_size(model) or _ROWS
     if batches is not None:
-        rows = tf.nest.map_structure(lambda leaf: leaf[:count], batches.first.x)
-        if all(leaf.shape[0] > 1 for leaf in tf.nest.flatten(rows) if isinstance(leaf, tf.Tensor)):
+        rows = tf.nest.map_structure(
+            lambda leaf: take_rows(leaf, np.arange(min(count, row_count(leaf)))), batches.first.x
+        )
+        if all(row_count(leaf) > 1 for leaf in tf.nest.flatten(rows)):
             return rows
     try:
         specs = input_specs(model, batches)
@@ -91,7 +94,7 @@ def _ignored_inputs(model, inputs) -> list[bool]:
     Comparing the rows of one output would take the different rounding of equal rows, which grows from layer to layer,
     for a dependence on the input. Here both sides add up the same numbers in the same places.
     """
-    copies = tf.nest.map_structure(lambda leaf: tf.gather(leaf, tf.zeros(leaf.shape[0], tf.int32)), inputs)
+    copies = tf.nest.map_structure(lambda leaf: take_rows(leaf, np.zeros(row_count(leaf), int)), inputs)
     outputs = [tf.nest.flatten(model(rows, training=False)) for rows in (inputs, copies)]
     ignored = []
     for output, of_copies in zip(*outputs):

@@ -140,7 +140,7 @@ def check_inputs(model: Any, inputs: Any) -> None:
         ValueError: If it has not; Keras would say so in many lines.
     """
     declared = getattr(model, "inputs", None) or []
-    if len(declared) != 1 or not isinstance(inputs, tf.Tensor):
+    if len(declared) != 1 or not isinstance(inputs, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return
     expected, shape = declared[0].shape, tuple(inputs.shape)
     # As in `fit`, a last axis of size 1 may be missing or in excess.
@@ -167,13 +167,14 @@ def input_specs(model: Any, batches: Any = None) -> Any:
         inputs = model.input if getattr(model, "inputs", None) else None
     known = inputs is not None and all(None not in tensor.shape[1:] for tensor in tf.nest.flatten(inputs))
     if not known and batches is not None:
-        return tf.nest.map_structure(lambda leaf: tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype), batches.first.x)
+        inputs = batches.first.x
+        known = all(None not in tensor.shape[1:] for tensor in tf.nest.flatten(inputs))  # unlike those of ragged ones
     if not known:
         shapes = (
             [tuple(tensor.shape) for tensor in tf.nest.flatten(inputs)] if inputs is not None else "no known inputs"
         )
         raise ValueError(
-            "Expected a model whose input shapes are fully known; pass `data` to tell them. "
+            "Expected a model whose input shapes are fully known; pass `data` that is not ragged to tell them. "
             f"Received: the model {model.name!r} with input shapes {shapes}"
         )
     return tf.nest.map_structure(lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), inputs)

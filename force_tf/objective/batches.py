@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from force_tf.support import arrays
+
 
 class Batch(NamedTuple):
     """Inputs, targets and sample weights (or None) of one batch: tensors, or nested structures of them."""
@@ -26,7 +28,7 @@ class Batches:
 
     Args:
         data: A batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a `PyDataset`, or an iterable of
-            batches (a list, a generator, …). `x` and `y` may be nested structures.
+            batches (a list, a generator, …). `x` and `y` may be nested structures, of all that `as_arrays` takes.
         batch_size: The batch size for arrays.
         seed: Shuffles arrays; None for another order every time.
         check: Called with every batch that is drawn, to refuse what does not fit.
@@ -94,10 +96,15 @@ class Batches:
         def spec(leaf):
             if leaf is None:
                 return None
-            leaf_spec = tf.type_spec_from_value(leaf)
-            if fixed_batch or not isinstance(leaf_spec, tf.TensorSpec) or not leaf_spec.shape.rank:
-                return leaf_spec
-            return tf.TensorSpec([None, *leaf_spec.shape[1:]], leaf_spec.dtype)
+            exact = tf.type_spec_from_value(leaf)
+            if fixed_batch or not leaf.shape.rank:
+                return exact
+            shape = [None, *leaf.shape[1:]]
+            if isinstance(leaf, tf.SparseTensor):
+                return tf.SparseTensorSpec(shape, leaf.dtype)
+            if isinstance(leaf, tf.RaggedTensor):
+                return tf.RaggedTensorSpec(shape, leaf.dtype, leaf.ragged_rank, exact.row_splits_dtype)
+            return tf.TensorSpec(shape, leaf.dtype)
 
         return tf.nest.map_structure(spec, self.first)
 
@@ -117,18 +124,18 @@ def first_inputs(data: Any, count: int) -> Any:
         ValueError: If there is no data.
         TypeError: If `data` is of another form.
     """
-    is_inputs = isinstance(data, (dict, np.ndarray, tf.Tensor)) or (
-        isinstance(data, list) and not any(isinstance(part, tuple) for part in data)
-    )
-    if is_inputs or isinstance(data, tuple):
-        inputs = data if is_inputs else keras.utils.unpack_x_y_sample_weight(data)[0]
-        inputs = tf.nest.map_structure(np.asarray, inputs)
-        length = min((len(array) for array in tf.nest.flatten(inputs) if array.ndim), default=0)
+    if not _is_list_of_batches(data) and (isinstance(data, (dict, list, tuple)) or arrays.is_array(data)):
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0] if isinstance(data, tuple) else data
+        inputs = arrays.as_arrays(inputs)
+        length = min((arrays.row_count(array) for array in tf.nest.flatten(inputs) if len(array.shape)), default=0)
         rows = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
-        return tf.nest.map_structure(lambda array: array[rows] if array.ndim else array, inputs)
+        return tf.nest.map_structure(
+            lambda array: arrays.as_dense(arrays.take_rows(array, rows) if len(array.shape) else array), inputs
+        )
     batches, found = [], 0
     for element in _opener(data, 1, None)[0]():
-        inputs = tf.nest.map_structure(np.asarray, keras.utils.unpack_x_y_sample_weight(element)[0])
+        inputs = arrays.as_arrays(keras.utils.unpack_x_y_sample_weight(element)[0])
+        inputs = tf.nest.map_structure(arrays.as_dense, inputs)
         batches.append(inputs)
         found += len(tf.nest.flatten(inputs)[0])
         if found >= count:
@@ -145,11 +152,12 @@ def _opener(data, batch_size: int, seed: int | None) -> tuple[Callable[[], Itera
     if isinstance(data, keras.utils.PyDataset):
         return lambda: _py_dataset(data), True
     if isinstance(data, tuple):
-        arrays = _arrays(data)
+        whole = _arrays(data)
         # One order for the whole search, so that starting over draws the same batches.
-        order = np.random.default_rng(seed).permutation(_length(arrays))
-        return lambda: _slices(arrays, order, batch_size), True
-    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, dict, np.ndarray, tf.Tensor)):
+        order = np.random.default_rng(seed).permutation(_length(whole))
+        return lambda: _slices(whole, order, batch_size), True
+    is_inputs = isinstance(data, (str, bytes, dict)) or arrays.is_array(data)
+    if isinstance(data, Iterable) and (_is_list_of_batches(data) or not is_inputs):
         first = iter(data)
         if first is not data:
             return lambda: iter(data), True
@@ -158,6 +166,11 @@ def _opener(data, batch_size: int, seed: int | None) -> tuple[Callable[[], Itera
         "Expected data as a batched tf.data.Dataset, arrays (x, y) or (x, y, sample_weight), a PyDataset, or an "
         f"iterable of batches. Received: {_kind(data)}"
     )
+
+
+def _is_list_of_batches(data) -> bool:
+    """Whether a list holds batches as tuples. Otherwise it may be a list of rows, of inputs, or of batches."""
+    return isinstance(data, list) and any(isinstance(part, tuple) for part in data)
 
 
 def _py_dataset(data) -> Iterator:
@@ -171,22 +184,15 @@ def _arrays(data: tuple) -> Batch:
             "Expected arrays (x, y) or (x, y, sample_weight); put batches into a list, not a tuple. "
             f"Received: a tuple of {len(data)}"
         )
-    return Batch(*(tf.nest.map_structure(_array, part) for part in data))
+    batch = Batch(*map(arrays.as_arrays, data))
+    for part in tf.nest.flatten(batch):
+        if part is not None and not len(part.shape):
+            raise TypeError(f"Expected arrays (x, y) or (x, y, sample_weight). Received: {_kind(part)} among them")
+    return batch
 
 
-def _array(leaf):
-    if isinstance(leaf, (tf.Tensor, np.ndarray, tf.SparseTensor, tf.RaggedTensor)):
-        return leaf
-    if leaf is None:
-        return None
-    array = np.asarray(leaf)
-    if not array.ndim:
-        raise TypeError(f"Expected arrays (x, y) or (x, y, sample_weight). Received: {_kind(leaf)} among them")
-    return array
-
-
-def _length(arrays: Batch) -> int:
-    lengths = {int(leaf.shape[0]) for leaf in tf.nest.flatten(arrays) if leaf is not None}
+def _length(batch: Batch) -> int:
+    lengths = {arrays.row_count(leaf) for leaf in tf.nest.flatten(batch) if leaf is not None}
     if len(lengths) != 1:
         raise ValueError(
             f"Expected x, y and sample_weight to have as many rows as each other. Received: {sorted(lengths)} rows"
@@ -194,16 +200,12 @@ def _length(arrays: Batch) -> int:
     return lengths.pop()
 
 
-def _slices(arrays: Batch, order: np.ndarray, batch_size: int) -> Iterator[Batch]:
+def _slices(whole: Batch, order: np.ndarray, batch_size: int) -> Iterator[Batch]:
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
-
-        def cut(leaf, rows=rows):
-            if leaf is None:
-                return None
-            return leaf[rows] if isinstance(leaf, np.ndarray) else tf.gather(leaf, rows)
-
-        yield tf.nest.map_structure(cut, arrays)
+        yield tf.nest.map_structure(
+            lambda leaf, rows=rows: None if leaf is None else arrays.take_rows(leaf, rows), whole
+        )
 
 
 def _batch(element: Any) -> Batch:
@@ -213,7 +215,7 @@ def _batch(element: Any) -> Batch:
             "Expected batches (x, y) or (x, y, sample_weight): the loss needs targets. "
             f"Received: a batch without them, {_kind(element)}"
         )
-    batch = tf.nest.map_structure(_tensor, Batch(x, y, sample_weight))
+    batch = Batch(*(_tensors(arrays.as_arrays(part)) for part in (x, y, sample_weight)))
     if any(leaf.shape.rank and leaf.shape[0] == 0 for leaf in tf.nest.flatten(batch.x)):
         raise ValueError("Expected at least one row in each batch. Received: a batch without rows")
     if any(leaf is not None and leaf.dtype == tf.string for leaf in tf.nest.flatten(batch.y)):
@@ -221,14 +223,8 @@ def _batch(element: Any) -> Batch:
     return batch
 
 
-def _tensor(leaf):
-    if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
-        return leaf
-    array = np.asarray(leaf)
-    try:
-        return tf.convert_to_tensor(array)
-    except (TypeError, ValueError):
-        raise TypeError(f"Expected batches of arrays that hold numbers. Received: dtype {array.dtype}") from None
+def _tensors(structure):
+    return tf.nest.map_structure(lambda leaf: None if leaf is None else arrays.as_tensor(leaf), structure)
 
 
 def _kind(value: Any) -> str:

@@ -127,7 +127,8 @@ class PruneAtInit:
             model: A built model of Keras 3 or `tf_keras`.
             data: What `fit` takes: a batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a
                 `PyDataset`, or any iterable of batches. Each step takes the next `batches` batches, and the data starts
-                over when it runs out. "synflow", "magnitude" and "random" need none.
+                over when it runs out. Arrays may be sparse (`tf.SparseTensor`, scipy's), ragged, or pandas's.
+                "synflow", "magnitude" and "random" need none.
             loss: A loss of the model's Keras, its name, or any `callable(y_true, y_pred)` (or a list or dict of them
                 for several outputs); None for the model's compiled loss. Regularizers are not scored.
             batch_size: The batch size for arrays. Other data keeps its own.

@@ -2,7 +2,9 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import force_tf
@@ -140,8 +142,15 @@ class _PyDataset(keras.utils.PyDataset):
         lambda: [(_X[:60], _CLASSES[:60]), (_X[60:], _CLASSES[60:])],
         lambda: ((_X[start : start + 1], _CLASSES[start : start + 1]) for start in range(70)),
         lambda: (_X.astype("float64")[..., None], _CLASSES[:, None]),
+        lambda: (pd.DataFrame(_X, index=np.arange(70)[::-1]), pd.Series(_CLASSES)),
+        lambda: (scipy.sparse.csr_array(_X), _CLASSES),
+        lambda: [(tf.sparse.from_dense(_X), _CLASSES)],
+        lambda: (_X.tolist(), _CLASSES.tolist()),
     ],
-    ids=["dataset", "dataset of unknown length", "PyDataset", "list", "generator", "arrays with another axis"],
+    ids=[
+        *("dataset", "dataset of unknown length", "PyDataset", "list", "generator", "arrays with another axis"),
+        *("pandas", "scipy", "sparse tensors", "lists of numbers"),
+    ],
 )
 def test_every_form_of_data(data, classifier):
     model, path = classifier
@@ -273,7 +282,7 @@ _BATCH = [(_X, _CLASSES)]
         ((_X[:, :4], _CLASSES), {}, ValueError, r"of shape \(None, 5\) for '\w+'. Received: shape \(32, 4\)"),
         ([(_X, _NUMBERS[:3])], {}, ValueError, r"output_0: \(70, 3\).*targets of the shapes \(3, 1\)"),
         ([(_X, {"other": _CLASSES})], {}, ValueError, r"Expected targets as a dict .*\(output_0\). Received: other"),
-        ([(tf.sparse.from_dense(_X), _CLASSES)], {}, TypeError, "dense arrays. Received: a SparseTensor"),
+        ([(tf.RaggedTensor.from_tensor(_X), _CLASSES)], {}, TypeError, "no ragged arrays. Received: a RaggedTensor"),
         (_BATCH, {"metrics": None}, ValueError, "Received: none of them"),
         (_BATCH, {"metrics": "accuracy"}, TypeError, "Received: metrics='accuracy'"),
         (_BATCH, {"metrics": ["acuracy"]}, ValueError, "acuracy"),
