@@ -36,7 +36,10 @@ from training import cross_entropy, for_use, train_resumably
 
 import force_tf
 
-METHODS = ("force", "iter_snip", "snip", "grasp", "iter_grasp", "synflow", "prospr", "magnitude", "random", "dense")
+METHODS = (
+    *("force", "iter_snip", "snip", "grasp", "iter_grasp", "synflow", "prospr", "early_ticket"),
+    *("magnitude", "random", "dense"),
+)
 
 _SETTINGS = {
     flag.name

@@ -2,6 +2,7 @@
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.baselines import Magnitude, Random
+from force_tf.criteria.early_ticket import EarlyTicket
 from force_tf.criteria.force import FORCE
 from force_tf.criteria.grasp import GraSP, IterGraSP
 from force_tf.criteria.network import Network
@@ -13,6 +14,7 @@ __all__ = [
     "FORCE",
     "SNIP",
     "Criterion",
+    "EarlyTicket",
     "GraSP",
     "IterGraSP",
     "Magnitude",

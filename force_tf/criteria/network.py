@@ -28,6 +28,8 @@ class Network:
         batches_per_step: How many batches a step averages over.
         loss: The loss that is scored, of the model and the three parts of a batch; None if there is none.
         batches: The data; None if there is none.
+        masks: The present masks m, one array of booleans per weight, of its shape.
+        memory: What the criterion wants to remember from one step to the next.
     """
 
     model: Any
@@ -38,17 +40,20 @@ class Network:
     batches_per_step: int
     loss: Callable[..., tf.Tensor] | None
     batches: Batches | None
+    masks: list[np.ndarray]
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def masked_weights(self) -> list[tf.Tensor]:
         """Returns θ⊙m, one tensor per weight."""
         return values_of(self.weights)
 
     def assign_masks(self, masks: Sequence[np.ndarray]) -> None:
-        """Assigns θ⊙m to the model's variables.
+        """Assigns θ⊙m to the model's variables, for new masks m.
 
         Args:
             masks: One array of booleans per weight, of its shape.
         """
+        self.masks[:] = masks
         for weight, dense, mask in zip(self.weights, self.dense, masks):
             weight.variable.assign(tf.where(mask, dense, 0))
 

@@ -62,6 +62,7 @@ def build_network(
         batches_per_step=batches_per_step,
         loss=data.loss,
         batches=data.batches,
+        masks=[np.broadcast_to(True, weight.shape) for weight in weights],
     )
 
 

@@ -26,6 +26,7 @@ PRESETS = {
     "iter_grasp": Preset(criteria.IterGraSP, steps=60),
     "synflow": Preset(criteria.SynFlow, steps=100),
     "prospr": Preset(criteria.ProsPr),
+    "early_ticket": Preset(criteria.EarlyTicket, steps=60, revive=True),
     "magnitude": Preset(criteria.Magnitude),
     "random": Preset(criteria.Random),
 }

@@ -34,15 +34,15 @@ class PruneAtInit:
     of its N prunable weights: those with the largest scores, the lower index among equal ones.
 
     Args:
-        method: "snip", "iter_snip", "force", "grasp", "iter_grasp", "synflow", "prospr", "magnitude", "random", or a
-            `force_tf.criteria.Criterion`. A criterion of this package brings the defaults of the method named after it;
-            another one is applied once.
+        method: "snip", "iter_snip", "force", "grasp", "iter_grasp", "synflow", "prospr", "early_ticket", "magnitude",
+            "random", or a `force_tf.criteria.Criterion`. A criterion of this package brings the defaults of the method
+            named after it; another one is applied once.
         sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1.
-        steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force" and "iter_grasp", 100 for
-            "synflow", 1 for the others.
+        steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force", "iter_grasp" and
+            "early_ticket", 100 for "synflow", 1 for the others.
         schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
         batches: How many batches each step's score is averaged over.
-        revive: Whether pruned weights may come back; None for the method's own: only in "force".
+        revive: Whether pruned weights may come back; None for the method's own: only in "force" and "early_ticket".
         scope: "global" to compare all weights with each other, or "layer" to keep the same fraction of each tensor.
         min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
             allows). Taken from the k_t.

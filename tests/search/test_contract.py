@@ -177,7 +177,10 @@ def test_force_revives_weights_and_iter_snip_does_not(either_keras):
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [("snip", 1), ("iter_snip", 60), ("force", 60), ("grasp", 1), ("iter_grasp", 60), ("synflow", 100), ("prospr", 1)],
+    [
+        *(("snip", 1), ("grasp", 1), ("prospr", 1), ("synflow", 100)),
+        *(("iter_snip", 60), ("force", 60), ("iter_grasp", 60), ("early_ticket", 60)),
+    ],
 )
 def test_default_steps(method, expected):
     assert force_tf.PruneAtInit(method).steps == expected
@@ -205,7 +208,7 @@ def test_a_criterion_of_ones_own(either_keras):
     assert masks == force_tf.PruneAtInit("magnitude", sparsity=0.9).find_masks(model, verbose=0)
 
 
-@pytest.mark.parametrize("method", ["force", "grasp", "prospr", "synflow"])
+@pytest.mark.parametrize("method", ["force", "grasp", "prospr", "early_ticket", "synflow"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_model_comes_back_when_the_search_is_interrupted(either_keras, method, error):
     model = network(either_keras)
@@ -228,7 +231,9 @@ def test_model_comes_back_when_the_search_is_interrupted(either_keras, method, e
     assert_unchanged(model, before)
 
 
-@pytest.mark.parametrize(("method", "expected"), [("force", 1), ("iter_snip", 1), ("grasp", 2), ("prospr", 2)])
+@pytest.mark.parametrize(
+    ("method", "expected"), [("force", 1), ("iter_snip", 1), ("grasp", 2), ("prospr", 2), ("early_ticket", 1)]
+)
 def test_the_loss_is_traced_once_per_search(either_keras, method, expected):
     """Once for first derivatives, and once more where there are second ones: not per step, batch or batch size."""
     traces = []
