@@ -12,6 +12,8 @@ import numpy as np
 # Scores below this size are partitioned whole: a bracket would not pay.
 _SMALL = 1 << 17
 _SAMPLES = 1 << 15
+# Where at most one of so many scores is eligible, those are copied; where more are, all are compared in place.
+_FEW = 4
 
 
 def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.ndarray:
@@ -32,12 +34,13 @@ def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.
         return np.zeros(scores.size, bool)
     if k == available:
         return np.ones(scores.size, bool) if eligible is None else eligible.copy()
-    if eligible is not None:
-        scores = np.where(eligible, scores, scores.dtype.type(-np.inf))
-    threshold = _kth_largest(scores, k)
-    keep = scores >= threshold
-    if eligible is not None:
-        keep &= eligible  # an eligible score may be -inf itself
+    if eligible is not None and available <= scores.size // _FEW:
+        places = np.flatnonzero(eligible)
+        keep = np.zeros(scores.size, bool)
+        keep[places] = top_k(scores.take(places), k)
+        return keep
+    threshold = _kth_largest(scores, k, eligible)
+    keep = _among(scores >= threshold, eligible)
     surplus = int(np.count_nonzero(keep)) - k
     if surplus:
         ties = np.flatnonzero(keep & (scores == threshold))
@@ -45,35 +48,50 @@ def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.
     return keep
 
 
-def _kth_largest(scores: np.ndarray, k: int) -> np.floating:
-    """The k-th largest score.
+def _kth_largest(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.floating:
+    """The k-th largest of the eligible scores.
 
-    A sample brackets it, so that only the few scores inside the bracket are partitioned. Besides speed that avoids the
-    worst case of `np.partition`, which takes ten times as long when many scores are equal, as after a cut many are.
+    A sample brackets it, so that only the few scores inside the bracket are copied and partitioned. Besides speed that
+    avoids the worst case of `np.partition`, which takes ten times as long when many scores are equal, as after a cut
+    many are.
     """
+    available = scores.size if eligible is None else int(np.count_nonzero(eligible))
     if scores.size < _SMALL:
-        return np.partition(scores, scores.size - k)[scores.size - k]
-    sample = scores[np.random.default_rng(0).integers(scores.size, size=_SAMPLES)]
+        return np.partition(_taken(scores, eligible), available - k)[available - k]
+    drawn = np.random.default_rng(0).integers(scores.size, size=_SAMPLES)
+    sample = _taken(scores[drawn], None if eligible is None else eligible[drawn])
     sample.sort()
-    below = 1.0 - k / scores.size
-    position = _SAMPLES * below
-    margin = 6.0 * np.sqrt(_SAMPLES * below * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
+    below = 1.0 - k / available
+    position = sample.size * below
+    margin = 6.0 * np.sqrt(position * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
     low = sample[max(int(position - margin), 0)] if position > margin else -np.inf
-    high = sample[int(position + margin)] if position + margin < _SAMPLES else np.inf
+    high = sample[int(position + margin)] if position + margin < sample.size else np.inf
     # The ends of the bracket are kept out of it: they may be values that millions of scores share.
-    not_below = scores >= high
+    not_below = _among(scores >= high, eligible)
     above = int(np.count_nonzero(not_below))
     if k <= above:
-        larger = scores[scores > high]
+        larger = _taken(scores, _among(scores > high, eligible))
         return high if k > larger.size else _kth_largest(larger, k)  # the sample missed, however unlikely
-    candidates = scores[(scores > low) & ~not_below]
+    inside = _among(scores > low, eligible)
+    inside &= ~not_below
+    candidates = _taken(scores, inside)
     if k <= above + candidates.size:
         position = above + candidates.size - k
         return np.partition(candidates, position)[position]
-    above = int(np.count_nonzero(scores >= low))
+    above = int(np.count_nonzero(_among(scores >= low, eligible)))
     if k <= above:
         return low
-    return _kth_largest(scores[scores < low], k - above)
+    return _kth_largest(_taken(scores, _among(scores < low, eligible)), k - above)
+
+
+def _among(marks: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:
+    """Takes from a new array of marks, in place, those that are not eligible."""
+    return marks if eligible is None else np.logical_and(marks, eligible, out=marks)
+
+
+def _taken(scores: np.ndarray, marks: np.ndarray | None) -> np.ndarray:
+    """The marked scores. By their indices, since indexing with booleans takes up to six times as long."""
+    return scores if marks is None else scores.take(np.flatnonzero(marks))
 
 
 def select(
@@ -108,17 +126,18 @@ def select(
     Raises:
         ValueError: If fewer than k weights are eligible, or the floors need more than k.
     """
+    allowed = scores.size if eligible is None else int(np.count_nonzero(eligible))
+    if k > allowed:
+        raise ValueError(f"Expected at least {k} weights that may be kept. Received: {allowed}")
+    if kept is None and scope == "global" and not np.any(min_per_layer):
+        return top_k(scores, k, eligible)
     sizes = np.asarray(sizes, np.int64)
     ends = np.cumsum(sizes)
     parts = [slice(end - size, end) for size, end in zip(sizes, ends)]
-    if eligible is None and kept is None and scope == "global" and not np.any(min_per_layer):
-        return top_k(scores, k)
     keep = np.zeros(scores.size, bool) if kept is None else kept.copy()
     taken = np.array([np.count_nonzero(keep[part]) for part in parts])
     available = sizes if eligible is None else np.array([np.count_nonzero(eligible[part]) for part in parts])
     floors = np.maximum(np.minimum(min_per_layer, available), taken)
-    if k > available.sum():
-        raise ValueError(f"Expected at least {k} weights that may be kept. Received: {available.sum()}")
     if floors.sum() > k:
         raise ValueError(
             f"Expected a floor that the {k} kept weights can fill; over {len(sizes)} tensors it needs {floors.sum()}. "
@@ -133,7 +152,8 @@ def select(
     rest = k - int(quotas.sum())
     if not rest:
         return keep
-    return keep | top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
+    keep |= top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
+    return keep
 
 
 def erk_shares(shapes: Sequence[Sequence[int]]) -> np.ndarray:

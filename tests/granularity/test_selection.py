@@ -1,11 +1,14 @@
 """The cut: exactly k weights, by index among ties, against a slow reference that sorts everything."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from force_tf import schedules
+from force_tf.granularity import selection
 from force_tf.granularity.selection import apportion, select, top_k
 
 LARGE = (1 << 17) + 12_345  # arrays from 2^17 on are cut by another path
@@ -121,15 +124,30 @@ def large_scores():
 @pytest.mark.parametrize("name", large_scores().keys())
 def test_large_arrays_equal_the_reference(name):
     scores = large_scores()[name]
-    eligible = np.random.default_rng(1).random(LARGE) < 0.3
+    before = scores.copy()
     for k in (1, 2, 5, 100, LARGE // 100, LARGE // 4, LARGE // 2, LARGE - 100, LARGE - 1, LARGE):
         keep = top_k(scores, k)
         assert keep.sum() == k
         np.testing.assert_array_equal(keep, reference_top_k(scores, k), f"k={k}")
-    for k in (1, 1000, eligible.sum() - 1, eligible.sum()):
-        keep = top_k(scores, k, eligible)
-        assert keep.sum() == k
-        np.testing.assert_array_equal(keep, reference_top_k(scores, k, eligible), f"k={k} of the eligible")
+    # Where few are eligible the cut takes another path; so it does where the eligible scores are not like the others.
+    marks = np.random.default_rng(1).random(LARGE)
+    for eligible in (marks < 0.05, marks < 0.4, marks < 0.99, scores > np.median(scores), scores <= np.median(scores)):
+        count = int(eligible.sum())
+        for k in {min(k, count) for k in (0, 1, 1000, count // 2, count - 1, count) if k >= 0}:
+            keep = top_k(scores, k, eligible)
+            assert keep.sum() == k
+            np.testing.assert_array_equal(keep, reference_top_k(scores, k, eligible), f"k={k} of {count} eligible")
+    np.testing.assert_array_equal(scores, before, "the scores were changed")
+
+
+@settings(max_examples=400)
+@given(cut=cuts(), samples=st.integers(1, 8), few=st.integers(1, 5))
+def test_any_sample_leads_to_the_same_cut(cut, samples, few):
+    """The path of large arrays, with samples so small that they often miss the threshold."""
+    scores, _, k, _, eligible = cut
+    with mock.patch.multiple(selection, _SMALL=2, _SAMPLES=samples, _FEW=few):
+        np.testing.assert_array_equal(top_k(scores, k, eligible), reference_top_k(scores, k, eligible))
+        np.testing.assert_array_equal(top_k(scores, k), reference_top_k(scores, k))
 
 
 @settings(max_examples=300)
