@@ -63,6 +63,16 @@ CASES = {
 }
 
 
+# Plain models of Keras 3 with these layers fail in `fit`, or when they are called, before this version.
+_BROKEN_BEFORE = {"TextVectorization": (3, 9), "Discretization, one_hot": (3, 13)}
+
+
+def skip_where_keras_fails(module, name):
+    version = tuple(map(int, module.__version__.split(".")[:2]))
+    if module.__name__ == "keras" and version < _BROKEN_BEFORE.get(name, (3, 0)):
+        pytest.skip(f"Keras {module.__version__} infers another shape of {name} than it computes")
+
+
 def model_of(keras, make, x, nested=False):
     layers = keras.layers
     inputs = keras.Input((1,), dtype=tf.as_dtype(x.dtype).name if x.dtype.kind != "U" else "string")
@@ -81,6 +91,7 @@ def outputs_of(model, x):
 
 @pytest.mark.parametrize("name", CASES)
 def test_copies_compute_the_same(either_keras, name):
+    skip_where_keras_fails(either_keras, name)
     make, x = CASES[name]
     model = model_of(either_keras, make, x)
     expected = outputs_of(model, x)
