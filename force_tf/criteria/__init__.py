@@ -4,6 +4,7 @@ from force_tf.criteria.base import Criterion
 from force_tf.criteria.baselines import Magnitude, Random
 from force_tf.criteria.early_ticket import EarlyTicket
 from force_tf.criteria.force import FORCE
+from force_tf.criteria.gradient import GradientMagnitude
 from force_tf.criteria.grasp import GraSP, IterGraSP
 from force_tf.criteria.network import Network
 from force_tf.criteria.prospr import ProsPr
@@ -16,6 +17,7 @@ __all__ = [
     "Criterion",
     "EarlyTicket",
     "GraSP",
+    "GradientMagnitude",
     "IterGraSP",
     "Magnitude",
     "Network",

@@ -25,7 +25,7 @@ class Plan:
         sizes: How many units each weight tensor has.
         floors: How many units each weight tensor keeps at least.
         counts: How many units each step keeps.
-        scope: "global" or "layer", as in `selection.select`.
+        scope: "global", "layer" or "erk", as in `selection.select`.
         revive: Whether units pruned in one step may return in a later one.
     """
 
@@ -42,8 +42,24 @@ class Plan:
     ) -> np.ndarray:
         """Calls `selection.select` within this plan."""
         return selection.select(
-            scores, self.sizes, count, scope=self.scope, min_per_layer=self.floors, eligible=eligible, kept=kept
+            scores,
+            self.sizes,
+            count,
+            scope=self.scope,
+            shares=self.shares,
+            min_per_layer=self.floors,
+            eligible=eligible,
+            kept=kept,
         )
+
+    @property
+    def shares(self) -> np.ndarray | None:
+        """What the count of each tensor is in proportion to, or None where the scope asks for none."""
+        if self.scope != "erk":
+            return None
+        # Of blocks and patterns the density is what the rule gives.
+        part = [size / max(weight.size, 1) for size, weight in zip(self.sizes, self.weights)]
+        return np.array(part) * selection.erk_shares([weight.shape for weight in self.weights])
 
 
 class Granularity(abc.ABC):

@@ -22,7 +22,7 @@ from force_tf.models.rebuild import Change, rebuild
 from force_tf.models.weights import PrunableWeight
 
 
-def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
+def apply_masks(model: keras.Model, masks: Mapping[str, Any] | None = None) -> keras.Model:
     """Returns a model that computes and trains with its kept weights alone: a copy, or itself where none is possible.
 
     Every layer with masked weights is wrapped in a `MaskedLayer` of the same name. Pruned weights and their gradients
@@ -44,7 +44,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
             `force_tf.layers.tf_keras`). Models inside it may be nested to any depth.
         masks: `Masks`, or any mapping from a weight's path to an array of booleans (or of zeros and ones) of the
             weight's shape; True marks a kept weight. Every weight that is pruned by default needs a mask, unless the
-            `Masks` say that it was left out.
+            `Masks` say that it was left out. None keeps all weights that are pruned by default, ready for masks that
+            move while the model trains (`force_tf.callbacks.PruneDuringTraining`).
 
     Returns:
         The wrapped model. If it is `model` itself, it is of a class derived from its own until it is stripped, which
@@ -66,6 +67,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any]) -> keras.Model:
     keras_models.check_model(model)
     if is_pruned(model):
         raise ValueError(f"Expected a model without masks: call strip_pruning first. Received: {model.name!r}")
+    if masks is None:
+        masks = _all_kept(model)
     masks = masks if isinstance(masks, Masks) else Masks(masks)
     weights = _masked_weights(model, masks)
     pruned = _wrapped_copy(model, weights) if is_graph(model) else None
@@ -100,6 +103,11 @@ def changed_copy(model: Any, masks: Masks, changes: Mapping[int, Change]) -> Any
         refuse_quantize(copy)
     _set_masks(copy, masks)
     return copy
+
+
+def _all_kept(model: Any) -> Masks:
+    weights, left_out = prunable.prunable_weights(model)
+    return Masks({weight.path: np.ones(weight.shape, bool) for weight in weights}, left_out=left_out)
 
 
 def _set_masks(pruned: Any, masks: Masks) -> None:

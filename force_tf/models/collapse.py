@@ -77,10 +77,10 @@ def collapsed_weights(
         network has not collapsed.
     """
     with preserved_variables(model):
-        dense = _ignored_inputs(model, inputs)
+        dense = ignored_inputs(model, inputs)
         for weight, mask in zip(weights, masks):
             weight.variable.assign(tf.where(mask, weight.variable, 0))
-        masked = _ignored_inputs(model, inputs)
+        masked = ignored_inputs(model, inputs)
     if not any(now and not before for now, before in zip(masked, dense)):
         return []
     empty = [weight.path for weight, mask in zip(weights, masks) if not mask.any()]
@@ -88,7 +88,7 @@ def collapsed_weights(
     return empty or [weights[i].path for i in sorted(thinnest)]
 
 
-def _ignored_inputs(model, inputs) -> list[bool]:
+def ignored_inputs(model, inputs) -> list[bool]:
     """For each output: does it stay the same, up to rounding, when the first row takes the place of every row?
 
     Comparing the rows of one output would take the different rounding of equal rows, which grows from layer to layer,

@@ -69,7 +69,12 @@ def search_data(
     if data is not None:
         batches = Batches(data, batch_size, seed, check=data_loss.check_targets if data_loss else None)
         check_inputs(model, batches.first.x)
-    return SearchData(batches, None if data_loss is None else functools.partial(_loss_of_batch, data_loss))
+    return SearchData(batches, None if data_loss is None else loss_of_batch(data_loss))
+
+
+def loss_of_batch(data_loss: DataLoss) -> Callable[..., tf.Tensor]:
+    """Returns the loss of a batch in training mode, as a function of a model and the three parts of the batch."""
+    return functools.partial(_loss_of_batch, data_loss)
 
 
 def _loss_of_batch(data_loss: DataLoss, model: Any, x: Any, y: Any, sample_weight: Any) -> tf.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from force_tf.models.keras_internals import keras3 as of_keras_3
 from force_tf.models.keras_internals import tf_keras as of_tf_keras
 from force_tf.models.keras_internals.required import imported, is_keras_3, missing, package_of, required
 
@@ -132,6 +133,29 @@ def uses_weight_decay(optimizer: Any, variable: Any) -> bool:
     The legacy optimizers of tf_keras decay none, and have nothing to exclude.
     """
     return of_tf_keras.is_legacy_optimizer(optimizer) or required(optimizer, "_use_weight_decay")(variable)
+
+
+def optimizer_slots(optimizer: Any, weight: Any) -> list[Any]:
+    """Returns what an optimizer remembers of each entry of a weight: momenta, averages and accumulated gradients.
+
+    Args:
+        optimizer: One of either Keras; of mixed precision the one inside the one that scales losses.
+        weight: A weight that it trains. Before its first step it remembers nothing.
+    """
+    kind = of_keras_3 if is_keras_3(optimizer) else of_tf_keras
+    return kind.optimizer_slots(optimizer, weight)
+
+
+def optimizer_state_out_of_reach(optimizer: Any, weights: Iterable[Any]) -> list[str]:
+    """Returns the names of variables of an optimizer that are neither single numbers nor among the slots of weights.
+
+    Args:
+        optimizer: One of either Keras, that has made its variables.
+        weights: All weights that it trains.
+    """
+    reached = {id(slot) for weight in weights for slot in optimizer_slots(optimizer, weight)}
+    variables = optimizer.variables() if callable(optimizer.variables) else optimizer.variables
+    return [variable.name for variable in variables if len(variable.shape) and id(variable) not in reached]
 
 
 def learning_rate(optimizer: Any) -> Any:

@@ -99,6 +99,8 @@ def optimizer_slots(optimizer: keras.optimizers.Optimizer, weight: keras.Variabl
 
     Keras's optimizers keep them in lists in the order of the weights that they train, under many names.
     """
+    if not optimizer.built:
+        return []
     index = required(optimizer, "_get_variable_index")(weight)
     count = len(required(optimizer, "_trainable_variables"))
     lists = [value for value in vars(optimizer).values() if isinstance(value, (list, tuple)) and len(value) == count]

@@ -25,6 +25,27 @@ def is_legacy_optimizer(optimizer: Any) -> bool:
     )
 
 
+def optimizer_slots(optimizer: Any, weight: Any) -> list[Any]:
+    """Returns what an optimizer remembers of each entry of a weight: momenta, averages and accumulated gradients.
+
+    The legacy optimizers keep them by name, the others in lists in the order of the weights that they train
+    (`_index_dict`, `_var_key`).
+    """
+    weight = without_autocast(weight)
+    if is_legacy_optimizer(optimizer):
+        names = optimizer.get_slot_names() if required(optimizer, "_slots") else []
+        slots = [optimizer.get_slot(weight, name) for name in names]
+    elif not getattr(optimizer, "_built", False):
+        return []
+    else:
+        indices = required(optimizer, "_index_dict")
+        index = indices[required(optimizer, "_var_key")(weight)]
+        lists = [value for value in vars(optimizer).values() if isinstance(value, list) and len(value) == len(indices)]
+        slots = list({id(values[index]): values[index] for values in lists}.values())
+    slots = [slot for slot in slots if hasattr(slot, "assign") and slot is not weight]
+    return [slot for slot in slots if tuple(slot.shape) == tuple(weight.shape)]
+
+
 def random_generators(layers: Iterable[Any]) -> list[Any]:
     """Returns the generators of random layers, which hold their seeds outside of all variables.
 

@@ -1,0 +1,112 @@
+"""The masks, weights and optimizer state of a wrapped model while it trains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf.granularity import split
+from force_tf.layers import is_pruned
+from force_tf.layers.masking import MaskedWeight, MaskHolder, masked
+from force_tf.models import keras_internals
+from force_tf.models.keras_models import preserved_variables
+from force_tf.models.paths import mask_wrappers
+from force_tf.models.prunable import all_prunable_weights
+from force_tf.models.weights import PrunableWeight
+from force_tf.training.drop_and_grow import Update
+
+
+class LiveMasks:
+    """The masks of a model that trains, all in one flat array, tensor after tensor in model order.
+
+    Weights of layers that are frozen keep their masks, and are not among them.
+
+    Args:
+        model: A model of either Keras, wrapped by `apply_masks`.
+        optimizer: What trains it.
+
+    Attributes:
+        weights: The weights whose masks may move.
+        sizes: Their sizes.
+
+    Raises:
+        ValueError: If the model has no masks, or those of tfmot's own wrappers.
+    """
+
+    def __init__(self, model: Any, optimizer: Any):
+        if not is_pruned(model):
+            raise ValueError(
+                "Expected a model with masks: make it by `pruned = force_tf.apply_masks(model)`, which prunes nothing "
+                f"yet, and train `pruned`. Received: {model.name!r}, which has no masks"
+            )
+        self.model = model
+        self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed precision, which scales losses
+        self._held = dict(_masked_weights(model))
+        self.weights: Sequence[PrunableWeight] = [w for w in all_prunable_weights(model) if w.path in self._held]
+        if not self.weights:
+            raise ValueError(
+                f"Expected masks on at least one weight that trains. Received: {model.name!r}, of which all masked "
+                "layers are frozen"
+            )
+        self.sizes = [weight.size for weight in self.weights]
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        """Raises if the optimizer remembers of weights what cannot be made zero weight by weight."""
+        optimizer = self._optimizer
+        trained = list(self.model.trainable_variables)
+        if not keras_internals.is_legacy_optimizer(optimizer):  # which makes its variables as it goes
+            with self.model.distribute_strategy.scope():
+                optimizer.build(trained)
+        names = keras_internals.optimizer_state_out_of_reach(optimizer, trained)
+        if names:
+            raise ValueError(
+                "Expected an optimizer that remembers each weight by itself, such as SGD, Adam or RMSprop, since what "
+                f"it remembers of weights that move has to be made zero. Received: {type(optimizer).__name__}, with "
+                f"{names[0]!r}"
+            )
+
+    def __iter__(self) -> Iterator[MaskedWeight]:
+        """Yields what the wrappers hold for each of the weights."""
+        return (self._held[weight.path] for weight in self.weights)
+
+    def kept(self) -> np.ndarray:
+        """Returns the masks, flat booleans."""
+        return np.concatenate([each.mask.numpy().astype(bool).ravel() for each in self])
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Lets pruned weights, which are zero, have gradients for the length of the block. All comes back afterwards.
+
+        Batch statistics and the seeds of Dropout come back too.
+        """
+        with preserved_variables(self.model):
+            for each in self:
+                each.mask.assign(tf.ones(each.mask.shape, each.mask.dtype))
+            yield
+
+    def move(self, update: Update) -> None:
+        """Sets the masks. What does not survive is zero, in the weights and in all that the optimizer remembers."""
+        masks = zip(self, split(update.kept, self.weights), split(update.survivors, self.weights))
+        for each, kept, survivors in masks:
+            each.mask.assign(tf.cast(kept, each.mask.dtype))
+            survivors = tf.constant(survivors)
+            each.variable.assign(masked(each.variable, survivors))
+            for slot in keras_internals.optimizer_slots(self._optimizer, each.variable):
+                slot.assign(masked(slot, survivors))
+
+
+def _masked_weights(model: Any) -> Iterator[tuple[str, MaskedWeight]]:
+    for path, wrapper in mask_wrappers(model):
+        if not isinstance(wrapper, MaskHolder):
+            raise ValueError(
+                "Expected masks of `force_tf.apply_masks`; those of tensorflow-model-optimization are moved by its own "
+                "callback. "
+                f"Received: {path!r} in a {type(wrapper).__name__}"
+            )
+        for weight in wrapper.masked_weights:
+            yield f"{path}/{weight.path}", weight

@@ -1,0 +1,242 @@
+"""One training under `PruneDuringTraining`, from the first step to the last."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf.granularity import Plan, split
+from force_tf.models.collapse import LayerCollapseWarning, ignored_inputs, probe_inputs
+from force_tf.objective.losses import DataLoss
+from force_tf.search.planning import make_plan
+from force_tf.training.drop_and_grow import Exchange, update
+from force_tf.training.live_masks import LiveMasks
+from force_tf.training.scoring import Scorer, update_batches
+from force_tf.training.settings import Settings
+from force_tf.training.timetable import Span, Timetable, make_timetable
+
+
+class Session:
+    """One training.
+
+    Args:
+        settings: What it does to its masks.
+        model: The model, wrapped by `apply_masks`.
+        optimizer: What trains it.
+
+    Attributes:
+        history: One dict per update.
+
+    Raises:
+        ValueError: If the model has no masks, or the data, the loss or the granularity do not fit it.
+    """
+
+    def __init__(self, settings: Settings, model: Any, optimizer: Any):
+        self.history: list[dict[str, Any]] = []
+        self._settings, self._model, self._optimizer = settings, model, optimizer
+        self._live = LiveMasks(model, optimizer)
+        self._batches = self._cut = self._growth = None
+        self._make_scorers()
+        self._granularity = settings.granularity.bound(model, self._live.weights)
+        self._span: Span | None = None
+        self._timetable: Timetable | None = None
+        self._plan: Plan | None = None
+        self._last = 0  # the step of the optimizer that was looked at last
+        self._accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        self._batch, self._batches_to_go = -1, 1
+        self._moved = {"weights_dropped": 0, "weights_grown": 0}
+        self._named: set[str] = set()
+        self._probe = self._make_probe()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether `begin` was called."""
+        return self._timetable is not None
+
+    def begin(self, *, steps: int | None, before: int = 0) -> None:
+        """Makes the timetable, and moves the masks for the first time if that comes before the first step.
+
+        Args:
+            steps: The steps of the whole training in batches, those before it was resumed included; None if unknown.
+            before: How many of them were made before it was resumed.
+
+        Raises:
+            ValueError: If the times do not fit the training, or the masks the method.
+        """
+        now = self._now()
+        span = Span(now - before // self._accumulated, None if steps is None else steps // self._accumulated)
+        settings, row = self._settings, self._settings.row
+        timetable = make_timetable(
+            span,
+            begin=settings.begin,
+            end=settings.end,
+            every=settings.every,
+            updates=None if row.updates is None else row.updates(settings.density),
+            usual=row.every,
+            last=settings.end if row.swap is None or row.swap.last is None else row.swap.last,
+        )
+        if row.score is not None:
+            self._plan = self._make_plan(settings.densities(timetable.cuts - 1))
+        self._check_density()
+        self._span, self._timetable, self._last = span, timetable, now
+        if row.at_begin and now == span.first == timetable.steps[0]:
+            self._update(0)
+
+    def begin_epoch(self) -> None:
+        """Called as an epoch begins, before its first step."""
+        self._batch, self._batches_to_go = -1, 1
+
+    def after_batch(self, batch: int) -> None:
+        """Called after a batch of `fit`, or the last of several that were run at once; counts from 0 in every epoch."""
+        # Asking the optimizer would wait for the device. No batch makes more than one step.
+        self._batches_to_go -= batch - self._batch
+        self._batch = batch
+        if self._batches_to_go <= 0:
+            self.look()
+            until_next = self._timetable.until_next(self._last)
+            self._batches_to_go = float("inf") if until_next is None else until_next
+
+    def look(self) -> None:
+        """Moves the masks if the optimizer has come to a step at which they move."""
+        now = self._now()
+        due = self._timetable.due(self._last, now)
+        self._last = now
+        if due is not None and (due or self._settings.row.at_begin):
+            self._update(due)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Returns what to log after an epoch, and warns of what has come to nothing in it."""
+        kept = self._live.kept()
+        moved, self._moved = self._moved, dict.fromkeys(self._moved, 0)
+        if any(moved.values()):
+            self.check_health()
+        return {"density": int(np.count_nonzero(kept)) / kept.size, **moved}
+
+    def _now(self) -> int:
+        return int(self._optimizer.iterations)
+
+    def _make_scorers(self) -> None:
+        settings, row, live = self._settings, self._settings.row, self._live
+        growth = None if row.swap is None else row.swap.criterion
+        loss = None
+        if any(score is not None and score.needs_data for score in (row.score, growth)):
+            loss = DataLoss(live.model, settings.loss)
+            self._batches = update_batches(settings.data, settings.batch_size, settings.seed, live.model, loss)
+        make = (live, self._batches, loss, row.batches)
+        self._cut = None if row.score is None else Scorer(row.score, *make)
+        self._growth = None if growth is None else Scorer(growth, *make)
+
+    def _make_plan(self, densities: list[float]) -> Plan:
+        settings, row = self._settings, self._settings.row
+        return make_plan(
+            self._live.weights,
+            self._granularity,
+            densities,
+            sparsity=settings.sparsity,
+            schedule=row.schedule,
+            scope=row.scope,
+            min_per_layer=settings.min_per_layer,
+            revive=row.revive,
+        )
+
+    def _check_density(self) -> None:
+        """Raises if the masks that the model comes with are not those that the method can do with."""
+        kept, total = int(np.count_nonzero(self._live.kept())), sum(self._live.sizes)
+        wanted = total * self._settings.density
+        sparsity = 1 - kept / total
+        tolerance = len(self._live.sizes) + 0.5  # as of counts that were rounded tensor by tensor
+        if self._settings.row.score is None and abs(kept - wanted) > tolerance:
+            raise ValueError(
+                f"Expected masks of a sparsity of {self._settings.sparsity:g}, which {self._settings.method!r} keeps; "
+                'make them before, by `PruneAtInit("random", sparsity=..., scope="erk").prune(model)`. '
+                f"Received: masks of a sparsity of {sparsity:.4g}"
+            )
+        if not self._settings.row.revive and kept < wanted - tolerance:
+            raise ValueError(
+                f"Expected a sparsity of at least {sparsity:.4g}, that of the masks, since {self._settings.method!r} "
+                f"lets no pruned weight return. Received: sparsity={self._settings.sparsity}"
+            )
+
+    def _update(self, index: int) -> None:
+        """Moves the masks for the time of this index in the timetable."""
+        began = time.perf_counter()
+        settings, live = self._settings, self._live
+        seed = (settings.seed, index)
+        if self._batches is not None:
+            self._batches.begin(index)
+        before = live.kept()
+        cut = None if index >= self._timetable.cuts else self._cut_at(index, before, seed)
+        moved = update(before, live.sizes, cut=cut, swap=self._swap_at(index, seed))
+        live.move(moved)
+        dropped, grown = (int(np.count_nonzero(a & ~b)) for a, b in ((before, moved.kept), (moved.kept, before)))
+        self._moved["weights_dropped"] += dropped
+        self._moved["weights_grown"] += grown
+        self.history.append(
+            {
+                "step": self._last,
+                "density": int(np.count_nonzero(moved.kept)) / before.size,
+                "dropped": dropped,
+                "grown": grown,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+
+    def _cut_at(self, index: int, before: np.ndarray, seed: tuple[int, int]) -> Any:
+        """Returns the cut of a time, or None where the masks are sparse enough."""
+        if self._cut is None:
+            return None
+        plan, revive = self._plan, self._settings.row.revive
+        if not revive and np.count_nonzero(before) <= round(before.size * plan.densities[index]):
+            return None
+        scores = self._cut.scores((*seed, 0))
+
+        def cut(kept: np.ndarray) -> np.ndarray:
+            marked = self._granularity.cut(plan, index + 1, scores, None if revive else kept)
+            return self._granularity.used(plan, marked)
+
+        return cut
+
+    def _swap_at(self, index: int, seed: tuple[int, int]) -> Exchange | None:
+        swap, span = self._settings.row.swap, self._span
+        if swap is None:
+            return None
+        last = span.at("last", self._settings.end if swap.last is None else swap.last)
+        fraction = swap.fraction_at(self._timetable.steps[index] - span.first, last - span.first)
+        if not fraction or self._timetable.steps[index] > last:
+            return None
+        magnitudes = np.concatenate([np.abs(tf.convert_to_tensor(each.variable)).ravel() for each in self._live])
+        return Exchange(magnitudes, self._growth.scores((*seed, 1)), fraction, swap.round_up)
+
+    def _make_probe(self) -> Any | None:
+        """Returns rows to try the network on, or None if it ignores them already, or cannot be tried."""
+        try:
+            rows = probe_inputs(self._model, None, np.random.default_rng(0))
+            return None if rows is None or any(ignored_inputs(self._model, rows)) else rows
+        except Exception:  # whatever the model makes of random rows, it may train on real ones
+            return None
+
+    def check_health(self) -> None:
+        """Warns, once each, of weight tensors that keep nothing, and of a network that ignores its inputs."""
+        masks = {w.path: mask for w, mask in zip(self._live.weights, split(self._live.kept(), self._live.weights))}
+        empty = [path for path, mask in masks.items() if not mask.any() and path not in self._named]
+        collapsed = self._probe is not None and "" not in self._named and any(ignored_inputs(self._model, self._probe))
+        if not empty and not collapsed:
+            return
+        self._named |= {*empty, *([""] if collapsed else [])}
+        found = [f"no weight is left of {', '.join(empty)}"] if empty else []
+        if collapsed:
+            thinnest = sorted(masks, key=lambda path: masks[path].mean())[:3]
+            kept = [f"{path} (keeps {np.count_nonzero(masks[path]):,} of {masks[path].size:,})" for path in thinnest]
+            found.append(
+                f"the network's output no longer depends on its input; the sparsest weights are {', '.join(kept)}"
+            )
+        warnings.warn(
+            f"Pruning has gone too far by step {self._last}: {'; '.join(found)}. What helps: a lower `sparsity`, a "
+            "later `end`, `min_per_layer=`, or `scope='layer'` or 'erk'.",
+            LayerCollapseWarning,
+            stacklevel=2,
+        )
