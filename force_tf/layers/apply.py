@@ -34,10 +34,11 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | None = None) -> k
 
     A model that Keras cannot copy is wrapped in place, and returned: subclassed models, and graphs of layers without a
     `get_config` or of a class with a constructor of its own (these with a warning). Wrappers then stand where the model
-    refers to the layers, in attributes, lists, tuples and dicts, also inside the user's own layers and models in it,
-    and show the attributes of the layers. The model stays compiled, with its optimizer. `strip_pruning` undoes it.
-    Whatever calls a layer by another way, such as a local variable of a function, passes the wrapper by; trace
-    functions of your own (`tf.function`) after wrapping.
+    refers to the layers, in attributes and what those hold: containers, partials, bound methods, closures, objects of
+    the user's classes, functions under `tf.function`, also inside the user's own layers and models in it. They show
+    the attributes of the layers. The model stays compiled, with its optimizer. `strip_pruning` undoes it. A model whose
+    code calls a layer by a global variable, an attribute of its class or a closure of a method is refused; trace
+    functions outside of the model (`tf.function`) after wrapping.
 
     Args:
         model: A built model of Keras 3, or of the legacy tf_keras (which takes tensorflow-model-optimization; see
@@ -53,7 +54,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | None = None) -> k
 
     Raises:
         TypeError: If `model` is not a Keras model, or `masks` do not hold booleans.
-        ValueError: If the model is not built or is wrapped already, or the masks do not fit it.
+        ValueError: If the model is not built or is wrapped already, the masks do not fit it, or its code would call a
+            layer past its wrapper.
         ImportError: If `model` is of tf_keras, and tensorflow-model-optimization is not installed.
 
     Example:

@@ -67,9 +67,24 @@ def wrap(
             pairs.append((layer, wrapper))
         undo.callback(references.exchange, model, [(wrapper, layer) for layer, wrapper in pairs])
         references.exchange(model, pairs)
+        _check_exchange(model, pairs)
         _take_class(model)
         undo.pop_all()
     _drop_compiled_functions(model)
+
+
+def _check_exchange(model, pairs: Sequence[tuple[Any, Any]]) -> None:
+    """Raises if the model would still call a layer past its wrapper, or never call the wrapper."""
+    for holder, way, layer in references.mentions(model, [layer for layer, _ in pairs]):
+        raise ValueError(
+            "Expected the layers with masks to be called by attributes of the model, or what those hold: keep this one "
+            "in an attribute, or leave it out of the masks with `layers=` of PruneAtInit. Received: "
+            f"{way} in {holder.name!r} of class {type(holder).__name__}, which refers to the layer {layer.name!r}"
+        )
+    inside = {id(layer) for layer in keras_internals.inner_layers(model)}
+    lost = [layer.name for layer, wrapper in pairs if id(wrapper) not in inside]
+    if lost:
+        raise ValueError(f"Expected layers that the model itself holds. Received: {', '.join(lost)}, inside others")
 
 
 def _check_calls(model, weights: Sequence[PrunableWeight], is_open: Callable[[Any], bool]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from force_tf.models import keras_internals
+from force_tf.models import keras_internals, user_code
 from force_tf.models.keras_models import is_graph, is_layer, is_model, keras_of
 
 
@@ -23,10 +23,38 @@ def exchange(model: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
     new_layers = {id(old): new for old, new in pairs}
     for old, new in pairs:
         _take_over_calls(old, new)
+    seen: set[int] = set()
     for holder in holders(model):
-        _exchange_in(holder, new_layers)
+        if id(holder) not in new_layers:
+            _exchange_in(holder, new_layers, seen)
     for layer in keras_internals.inner_layers(model):
         _forget_traces(layer)
+        if isinstance(layer, keras_of(layer).layers.Lambda):
+            layer.function = _exchanged(layer.function, new_layers, seen)
+
+
+def mentions(model: Any, layers: Sequence[Any]) -> Iterator[tuple[Any, str, Any]]:
+    """Yields what the code of a model would call layers by, other than those that Keras has for its own ends.
+
+    Args:
+        model: A model of either Keras.
+        layers: The layers to look for.
+
+    Yields:
+        (the model or layer whose code it is, how that refers to the layer, the layer).
+    """
+    wanted, seen = {id(layer): layer for layer in layers}, set()
+    for holder in holders(model):
+        for name, value in vars(holder).items():
+            if name not in keras_internals.TRACKING_ATTRIBUTES:
+                for way, layer in user_code.mentions(value, wanted, seen):
+                    yield holder, f"{name}{way}", layer
+        for way, layer in user_code.mentions_in_class(type(holder), wanted, seen):
+            yield holder, way, layer
+    for inner in keras_internals.inner_layers(model):
+        if isinstance(inner, keras_of(inner).layers.Lambda):
+            for way, layer in user_code.mentions(inner.function, wanted, seen):
+                yield inner, f"function{way}", layer
 
 
 def holders(model: Any) -> list[Any]:
@@ -38,11 +66,11 @@ def holders(model: Any) -> list[Any]:
         if is_layer(item) and is_open(item) and id(item) not in found:
             found[id(item)] = item
             queue.append(item)
-        return item
 
+    seen: set[int] = set()
     while queue:
         for value in list(vars(queue.pop()).values()):
-            _map_items(value, visit)
+            user_code.visit(value, visit, seen)
     return list(found.values())
 
 
@@ -57,7 +85,11 @@ def is_open(layer: Any) -> bool:
     return is_model(layer) or own == [base]
 
 
-def _exchange_in(holder, new_layers: Mapping[int, Any]) -> None:
+def _exchanged(value: Any, new_layers: Mapping[int, Any], seen: set[int]) -> Any:
+    return user_code.mapped(value, lambda item: new_layers.get(id(item), item), seen)
+
+
+def _exchange_in(holder, new_layers: Mapping[int, Any], seen: set[int]) -> None:
     new_values = dict(new_layers)  # what comes in the place of layers, and of containers, by the ids of those
     in_order = _in_order_of_keras_3 if keras_of(holder) is keras else _in_order_of_tf_keras
     with in_order(holder, new_values):
@@ -65,7 +97,7 @@ def _exchange_in(holder, new_layers: Mapping[int, Any]) -> None:
             if name in keras_internals.TRACKING_ATTRIBUTES:
                 continue  # they learn it from `setattr`
             if id(value) not in new_values:
-                new_value = _map_items(value, lambda item: new_layers.get(id(item), item))
+                new_value = _exchanged(value, new_layers, seen)
                 if new_value is value:
                     continue
                 new_values[id(value)] = new_value
@@ -105,34 +137,6 @@ def _take_over_calls(old, new) -> None:
         setattr(node, role, new)
         for tensor in tf.nest.flatten(node.outputs):
             keras_internals.set_history(tensor, **{role: new})
-
-
-def _map_items(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Replaces what containers hold, to any depth, by a function of it.
-
-    Returns:
-        The same list, dict or set, changed. A new one, if anything in it has changed, of a tuple, and of what
-        TensorFlow tracks itself: it saves nothing that was changed behind its back. Of anything else, the function.
-    """
-    if not isinstance(value, (list, dict, set, tuple)):
-        return function(value)
-    entries = list(value.items() if isinstance(value, dict) else enumerate(value))
-    changed = [(key, old, new) for key, old in entries if (new := _map_items(old, function)) is not old]
-    if not changed:
-        return value
-    if isinstance(value, set):
-        for _, old, new in changed:
-            value.remove(old)
-            value.add(new)
-        return value
-    # TensorFlow wraps the containers of a layer, but shows their class.
-    in_place = isinstance(value, (list, dict)) and not isinstance(value, tf.__internal__.tracking.Trackable)
-    result = value if in_place else dict(entries) if isinstance(value, dict) else [item for _, item in entries]
-    for key, _, new in changed:
-        result[key] = new
-    if isinstance(value, tuple):
-        return value.__class__(*result) if hasattr(value, "_fields") else value.__class__(result)
-    return result
 
 
 def _forget_traces(layer) -> None:

@@ -46,6 +46,7 @@ from force_tf.models.keras_internals.tensorflow import (
     lookup_dependency,
     resource_variable_class,
     set_constraint,
+    untraced,
 )
 from force_tf.models.keras_internals.tf_keras import (
     autocasts,
@@ -108,6 +109,7 @@ __all__ = [
     "set_name",
     "take_over_nodes",
     "tracked_in_order",
+    "untraced",
     "untracked",
     "uses_weight_decay",
     "without_autocast",

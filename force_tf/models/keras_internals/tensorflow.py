@@ -29,6 +29,11 @@ def forget_traces(function: tf.types.experimental.PolymorphicFunction, instance:
     required(function, "_descriptor_cache").pop(instance, None)
 
 
+def untraced(function: tf.types.experimental.PolymorphicFunction, python_function: Any) -> Any:
+    """Returns a function with the options of another under `tf.function`, of other code and not traced (`_clone`)."""
+    return required(function, "_clone")(python_function)
+
+
 def lookup_dependency(item: Any, name: str) -> Any | None:
     """Returns what a checkpoint would restore under a name in an object, or None."""
     return required(item, "_lookup_dependency")(name, required(item, "_trackable_children")())
