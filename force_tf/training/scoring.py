@@ -10,6 +10,7 @@ import numpy as np
 
 from force_tf.criteria import Criterion, Network
 from force_tf.criteria.gradients import Gradients
+from force_tf.granularity import split
 from force_tf.models.keras_models import check_inputs
 from force_tf.models.weights import values_of
 from force_tf.objective.batches import Batch, Batches
@@ -82,6 +83,7 @@ class Scorer:
             batches_per_step=batches_per_update,
             loss=loss_of_batch(criterion.loss(loss)) if criterion.needs_data else None,
             batches=batches,
+            masks=split(live.kept(), live.weights),
         )
         with live.opened():
             criterion.prepare(self._network)
@@ -93,9 +95,10 @@ class Scorer:
             seed: Non-negative integers, from which random scores are drawn.
         """
         flat = np.empty(sum(self._live.sizes), score_dtype(self._live.weights))
+        masks = split(self._live.kept(), self._live.weights)
         with self._live.opened():
             dense, random = values_of(self._live.weights), np.random.default_rng(seed)
-            network = dataclasses.replace(self._network, dense=dense, random=random)
+            network = dataclasses.replace(self._network, dense=dense, random=random, masks=masks)
             fill(flat, self._criterion.scores(network), self._live.weights)
         return flat
 
