@@ -20,7 +20,6 @@ import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without 
 import importlib
 import platform
 import sys
-import time
 from typing import Any
 
 import image_data
@@ -116,6 +115,7 @@ def run(settings: dict[str, Any], output_dir: str | None, data_dir: str | None) 
     _plot(masks, results, folder)
     folder.write_json("results.json", results)  # the last file: it says that the run is finished
     folder.remove("checkpoint.keras")
+    folder.remove("search")
     _say_outcome(results)
     print(f"All files are in {folder.path}.")
 
@@ -137,9 +137,10 @@ def _masks(network: keras.Model, data: image_data.ImageData, folder: RunFolder, 
         seed=settings["seed"],
     )
     batches = data.train_batches(settings["batch_size"], settings["seed"])
-    begin = time.perf_counter()
-    masks = pruner.find_masks(network, batches, cross_entropy(network), verbose=1 if sys.stdout.isatty() else 2)
-    folder.write_json("search.json", {"seconds": time.perf_counter() - begin, "history": pruner.history})
+    verbose = 1 if sys.stdout.isatty() else 2
+    masks = pruner.find_masks(network, batches, cross_entropy(network), verbose=verbose, checkpoint=folder / "search")
+    seconds = sum(row["seconds"] for row in pruner.history)  # those before an interruption too
+    folder.write_json("search.json", {"seconds": seconds, "history": pruner.history})
     masks.save(folder / "masks.npz")
     return masks
 

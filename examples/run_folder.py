@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,12 @@ class RunFolder:
         return (self.path / name).exists()
 
     def remove(self, name: str) -> None:
-        """Removes a file of the run, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
+        """Removes a file or folder of the run, if it is there."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -60,12 +60,29 @@ class EarlyTicket(Criterion):
 
     def prepare(self, network: Network) -> None:
         network.full_loss_gradient.trace()
-        network.memory["training"] = _Training(network, self._rate(network.model), self.momentum)
+        self._rate(network.model)  # refused before any work
+        variables = [*(weight.variable for weight in network.weights), *network.other_variables]
+        network.memory["weights"] = values_of(network.weights)
+        network.memory["velocities"] = [tf.zeros_like(variable) for variable in variables]
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
-        training = network.memory["training"]
-        training.train(network, self.inner_steps)
-        return (tf.abs(weight) for weight in training.weights)
+        rate, prunable = self._rate(network.model), [weight.variable for weight in network.weights]
+        variables = [*prunable, *network.other_variables]
+        weights, velocities = network.memory["weights"], network.memory["velocities"]
+        masks = [tf.constant(mask) for mask in network.masks]
+        factors = [tf.cast(mask, weight.dtype) for mask, weight in zip(masks, weights)]
+        for variable, weight, mask in zip(prunable, weights, masks):
+            variable.assign(tf.where(mask, weight, 0))
+        for _ in range(self.inner_steps):
+            gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
+            velocities = [self.momentum * v - rate * gradient for v, gradient in zip(velocities, gradients)]
+            velocities[: len(factors)] = [v * factor for v, factor in zip(velocities, factors)]
+            for variable, velocity in zip(variables, velocities):
+                variable.assign_add(velocity)
+        trained = values_of(network.weights)
+        weights = [tf.where(mask, new, old) for mask, new, old in zip(masks, trained, weights)]
+        network.memory.update(weights=weights, velocities=velocities)
+        return map(tf.abs, weights)
 
     def _rate(self, model: Any) -> float:
         if self.learning_rate is not None:
@@ -82,43 +99,3 @@ class EarlyTicket(Criterion):
                 f"`criteria.EarlyTicket(learning_rate=...)` instead. Received: a learning rate of {rate}"
             )
         return rate
-
-
-class _Training:
-    """The training that goes on from cut to cut.
-
-    Args:
-        network: The network, with nothing pruned.
-        rate: The learning rate.
-        momentum: The momentum.
-
-    Attributes:
-        weights: θ, the values of the prunable weights, pruned ones included.
-    """
-
-    def __init__(self, network: Network, rate: float, momentum: float):
-        self.weights = values_of(network.weights)
-        self._rate, self._momentum = rate, momentum
-        self._velocities: list[tf.Tensor] | None = None
-
-    def train(self, network: Network, steps: int) -> None:
-        variables = [weight.variable for weight in network.weights]
-        masks = [tf.constant(mask) for mask in network.masks]
-        for variable, weight, mask in zip(variables, self.weights, masks):
-            variable.assign(tf.where(mask, weight, 0))
-        factors = [tf.cast(mask, weight.dtype) for mask, weight in zip(masks, self.weights)]
-        for _ in range(steps):
-            gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
-            self._update([*variables, *network.other_variables], gradients, factors)
-        trained = values_of(network.weights)
-        self.weights = [tf.where(mask, new, old) for mask, new, old in zip(masks, trained, self.weights)]
-
-    def _update(self, variables: Sequence[Any], gradients: Sequence[tf.Tensor], factors: Sequence[tf.Tensor]) -> None:
-        velocities = self._velocities or [tf.zeros_like(gradient) for gradient in gradients]
-        velocities = [
-            self._momentum * velocity - self._rate * gradient for velocity, gradient in zip(velocities, gradients)
-        ]
-        velocities[: len(factors)] = [velocity * factor for velocity, factor in zip(velocities, factors)]
-        for variable, velocity in zip(variables, velocities):
-            variable.assign_add(velocity)
-        self._velocities = velocities

@@ -29,7 +29,8 @@ class Network:
         loss: The loss that is scored, of the model and the three parts of a batch; None if there is none.
         batches: The data; None if there is none.
         masks: The present masks m, one array of booleans per weight, of its shape.
-        memory: What the criterion wants to remember from one step to the next.
+        memory: What the criterion wants to remember from one step to the next: lists of tensors by names, which a
+            checkpoint of the search can hold.
     """
 
     model: Any
@@ -41,7 +42,7 @@ class Network:
     loss: Callable[..., tf.Tensor] | None
     batches: Batches | None
     masks: list[np.ndarray]
-    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+    memory: dict[str, list[tf.Tensor]] = dataclasses.field(default_factory=dict)
 
     def masked_weights(self) -> list[tf.Tensor]:
         """Returns θ⊙m, one tensor per weight."""

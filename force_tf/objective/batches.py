@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -89,6 +91,38 @@ class Batches:
     def take(self, count: int) -> list[Batch]:
         """Returns the next `count` batches."""
         return [next(self) for _ in range(count)]
+
+    def save(self, folder: str, name: str) -> dict[str, Any]:
+        """Returns how far the stream is, as JSON can hold it, for `restore`.
+
+        The iterator of a `tf.data.Dataset`, with what lies in the buffers of `shuffle`, is written to `folder/name`
+        where TensorFlow can do so: not if Python code makes the elements.
+
+        Args:
+            folder: A folder that exists.
+            name: The name of a new folder in it.
+        """
+        saved = None
+        if isinstance(self._iterator, tf.data.Iterator):
+            with contextlib.suppress(tf.errors.OpError, NotImplementedError):
+                tf.train.Checkpoint(iterator=self._iterator).write(os.path.join(folder, name, "iterator"))
+                saved = name
+        return {"drawn": self._drawn, "saved": saved}
+
+    def restore(self, folder: str, place: Mapping[str, Any]) -> None:
+        """Goes to where `save` was called, in a stream of the same data. What cannot be read is drawn again and left.
+
+        Args:
+            folder: The folder that `save` was given.
+            place: What it returned.
+        """
+        if place["saved"] is None or not isinstance(self._iterator, tf.data.Iterator):
+            for _ in range(place["drawn"]):
+                self._draw()
+            return
+        path = os.path.join(folder, place["saved"], "iterator")
+        tf.train.Checkpoint(iterator=self._iterator).read(path).assert_consumed()
+        self._peeked, self._drawn = None, place["drawn"]
 
     def signature(self, fixed_batch: bool = False) -> Batch:
         """Returns the type specs of a batch, of unknown batch size unless `fixed_batch`, to trace functions with."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from force_tf.models.keras_models import keras_of
+from force_tf import schedules
+from force_tf.models.keras_models import compile_arguments, keras_of
 from force_tf.version import __version__
 
 if TYPE_CHECKING:
@@ -34,3 +35,22 @@ def settings_of(pruner: PruneAtInit, model: Any) -> dict[str, Any]:
             "tensorflow": tf.__version__,
         },
     }
+
+
+def search_description(pruner: PruneAtInit, model: Any, loss: Any, batch_size: int) -> dict[str, Any]:
+    """Returns what distinguishes a search from others of the same model and data, as JSON can hold it."""
+    settings = settings_of(pruner, model)
+    del settings["versions"]
+    densities = schedules.densities(schedules.get(pruner.schedule), pruner.steps, 1.0 - pruner.sparsity)
+    loss = compile_arguments(model).get("loss") if loss is None else loss
+    own = {"densities": [float(density) for density in densities], "batch_size": batch_size, "loss": _named(loss)}
+    return {"keras": keras_of(model).__name__, **settings, **own}
+
+
+def _named(loss: Any) -> Any:
+    """Returns a loss, or a structure of losses, by names."""
+    if isinstance(loss, dict):
+        return {str(key): _named(value) for key, value in loss.items()}
+    if isinstance(loss, (list, tuple)):
+        return [_named(value) for value in loss]
+    return loss if loss is None or isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from force_tf.models.keras_models import check_model, preserved_variables
 from force_tf.models.layer_selection import LayerSelection
 from force_tf.models.prunable import prunable_weights
 from force_tf.search import presets
+from force_tf.search.checkpoint import Checkpoint, Progress
 from force_tf.search.collapse_check import check_collapse
 from force_tf.search.data import check_loss_argument, search_data
 from force_tf.search.flat_scores import fill, saliency_kept, score_dtype
-from force_tf.search.metadata import settings_of
+from force_tf.search.metadata import search_description, settings_of
 from force_tf.search.network import build_network, check_searchable, prepared
 from force_tf.search.planning import make_plan
 from force_tf.search.zero_scores import ZeroScores, ZeroScoresWarning
@@ -120,6 +122,7 @@ class PruneAtInit:
         *,
         batch_size: int = 128,
         verbose: str | int = "auto",
+        checkpoint: str | os.PathLike | None = None,
     ) -> Masks:
         """Searches the masks. The model comes back bit for bit as it was, also when the search fails or is interrupted.
 
@@ -133,6 +136,9 @@ class PruneAtInit:
                 for several outputs); None for the model's compiled loss. Regularizers are not scored.
             batch_size: The batch size for arrays. Other data keeps its own.
             verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
+            checkpoint: A folder in which the search keeps its state, after every step or so often that it costs no more
+                than a twentieth of the time. If it was killed, the same call goes on where it was, and ends with the
+                same masks, if the data comes in the same order; if it was finished, it returns them at once.
 
         Returns:
             The `Masks`, with the settings of the search in their metadata.
@@ -140,13 +146,15 @@ class PruneAtInit:
         Raises:
             TypeError: If `model` is not a Keras model, or `data` or `loss` of no such form or of the other Keras.
             ValueError: If the model is not built or pruned already, if data, targets or loss do not fit, if nothing
-                would be left, or if a loss, gradient or score is not finite.
+                would be left, if a loss, gradient or score is not finite, or if the checkpoint is damaged or of another
+                search.
+            OSError: If the checkpoint cannot be written.
 
         Warns:
             LayerCollapseWarning: If the output of the pruned network no longer depends on its input.
             ZeroScoresWarning: If scores that are exactly zero decide what is pruned.
         """
-        return self._find_masks(model, data, loss, batch_size, verbose)
+        return self._find_masks(model, data, loss, batch_size, verbose, checkpoint)
 
     def prune(
         self,
@@ -156,6 +164,7 @@ class PruneAtInit:
         *,
         batch_size: int = 128,
         verbose: str | int = "auto",
+        checkpoint: str | os.PathLike | None = None,
     ) -> keras.Model:
         """Returns the pruned model, ready for `fit`: `apply_masks(model, self.find_masks(model, ...))`.
 
@@ -166,9 +175,9 @@ class PruneAtInit:
         """
         check_model(model)
         layers.wrapper_class(model)  # a search of hours should not end with a package that is missing
-        return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose))
+        return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose, checkpoint))
 
-    def _find_masks(self, model, data, loss, batch_size, verbose) -> Masks:
+    def _find_masks(self, model, data, loss, batch_size, verbose, checkpoint) -> Masks:
         verbose = arguments.one_of("verbose", verbose, ("auto", 0, 1, 2))
         check_loss_argument(loss)
         check_searchable(model)
@@ -185,14 +194,16 @@ class PruneAtInit:
             revive=self.revive,
         )
         batch_size = arguments.integer("batch_size", batch_size, minimum=1)
-        given = search_data(
-            self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=self.seed
-        )
-        random = np.random.default_rng(self.seed)
+        kept = None if checkpoint is None else Checkpoint(checkpoint)
+        seed = kept.seed if kept and self.seed is None else self.seed
+        given = search_data(self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=seed)
+        random = np.random.default_rng(seed)
         network = build_network(self.criterion, model, weights, given, random=random, batches_per_step=self.batches)
         zeros = ZeroScores(weights, by_weight=granularity.by_weight)
+        if kept:
+            kept.begin(network, search_description(self, model, loss, batch_size))
         with preserved_variables(network.model):
-            keep = self._search(network, plan, granularity, zeros, verbose)
+            keep = self._search(network, plan, granularity, zeros, verbose, kept)
         masks = dict(zip((weight.path for weight in weights), split(keep, weights)))
         # Two frames up: past the public method that called.
         collapse = check_collapse(model, weights, masks, batches=given.batches, random=random, stacklevel=3)
@@ -202,17 +213,28 @@ class PruneAtInit:
         return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | collapse)
 
     def _search(
-        self, network: criteria.Network, plan: Plan, granularity: Granularity, zeros: ZeroScores, verbose: str | int
+        self,
+        network: criteria.Network,
+        plan: Plan,
+        granularity: Granularity,
+        zeros: ZeroScores,
+        verbose: str | int,
+        checkpoint: Checkpoint | None,
     ) -> np.ndarray:
         self.history = []
         network = prepared(self.criterion, network)
         keep = np.ones(sum(weight.size for weight in network.weights), bool)
+        done = 0
+        if checkpoint and (saved := checkpoint.resume(network)):
+            done, keep, self.history = saved.step, saved.keep, saved.history
+            zeros.restore(saved.zeros)
+            network.assign_masks(split(keep, network.weights))
         # One buffer for all steps: new memory of that size costs as much as filling it.
         scores = np.empty(keep.size, score_dtype(network.weights))
         progress = keras.utils.Progbar(
             self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
         )
-        for step in range(1, self.steps + 1):
+        for step in range(done + 1, self.steps + 1):
             begin = time.perf_counter()
             fill(scores, self.criterion.scores(network), network.weights)
             before = keep
@@ -233,5 +255,7 @@ class PruneAtInit:
             if step < self.steps:
                 network.assign_masks(split(keep, network.weights))
             self.history.append({**row, "seconds": time.perf_counter() - begin})
+            if checkpoint:
+                checkpoint.save(network, Progress(step, keep, self.history, zeros.state()))
             progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
         return granularity.used(plan, keep)

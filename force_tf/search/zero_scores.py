@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,14 @@ class ZeroScores:
             scored &= eligible
         nonzero = int(np.count_nonzero(scored))
         self._by_index = chosen < candidates and nonzero < (chosen if self._by_weight else 1)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what was noted, as JSON can hold it."""
+        return {"without_scores": self._without_scores, "by_index": self._by_index}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Notes what `state` returned."""
+        self._without_scores, self._by_index = list(state["without_scores"]), state["by_index"]
 
     def message(self, masks: Mapping[str, np.ndarray], collapsed: bool) -> str | None:
         """Returns what to tell the user, or None if no zero decided anything.

@@ -1,0 +1,207 @@
+"""The state of a search in a folder, so that a search that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf.criteria import Network
+from force_tf.models.model_state import ModelState
+from force_tf.support.files import atomic_file
+
+_FILE = "search.npz"
+_FORMAT = 1
+# A state is left out if writing would take more than this share of the search's time.
+_SHARE = 0.05
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a search has come.
+
+    Attributes:
+        step: How many steps are done.
+        keep: The weights kept, flat, as the last cut left them.
+        history: The rows of the steps.
+        zeros: What `ZeroScores` has seen.
+    """
+
+    step: int
+    keep: np.ndarray
+    history: list[dict[str, Any]]
+    zeros: dict[str, Any]
+
+
+class Checkpoint:
+    """The file in which a search keeps its state.
+
+    Args:
+        folder: Where it lies; made if it does not exist.
+
+    Attributes:
+        seed: The seed of the search that the file is of, or a new one if there is no file. A search without a seed has
+            one all the same, so that it can go on with the same batches.
+
+    Raises:
+        ValueError: If the file is damaged, or none of this kind.
+        OSError: If the folder cannot be made, written or read.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self._folder = os.fspath(folder)
+        os.makedirs(self._folder, exist_ok=True)
+        self._path = os.path.join(self._folder, _FILE)
+        self._facts, self._arrays = self._read()
+        self.seed: int = self._facts["seed"] if self._facts else secrets.randbits(32)
+        self._description: dict[str, Any] = {}
+        self._initial: ModelState | None = None
+        self._written, self._cost = float("-inf"), 0.0
+
+    def begin(self, network: Network, description: Mapping[str, Any]) -> None:
+        """Notes what is searched, before anything changes, and checks that the file is of the same search.
+
+        Args:
+            network: The network, before the criterion prepares it.
+            description: The settings of the search, as JSON can hold them.
+
+        Raises:
+            ValueError: If the file is of another search; it says what differs.
+        """
+        self._initial = ModelState(network.model)
+        own = {**description, **_described(network)}
+        self._description = json.loads(json.dumps(own))  # as it comes back from the file
+        if not self._facts:
+            return
+        before = self._facts["description"]
+        for key in {**before, **self._description}:
+            old, new = before.get(key), self._description.get(key)
+            if old != new:
+                raise ValueError(
+                    f"Expected the search that the checkpoint in {self._folder!r} is of; give this one a folder of its "
+                    f"own. Received: another {key}: {_short(new)}, where it was {_short(old)}"
+                )
+
+    def resume(self, network: Network) -> Progress | None:
+        """Brings a network, which the criterion has prepared, to where the search was; None if it has not begun."""
+        if not self._facts:
+            return None
+        facts, arrays = self._facts, self._arrays
+        size = sum(weight.size for weight in network.weights)
+        keep = np.unpackbits(arrays["keep"], count=size).astype(bool)
+        progress = Progress(facts["step"], keep, facts["history"], facts["zeros"])
+        network.random.bit_generator.state = facts["random"]
+        if progress.step == len(self._description["densities"]):
+            return progress  # nothing is left to do
+        self._initial.assign_changes({int(i): _tensor(arrays[f"variable {i}"]) for i in facts["variables"]})
+        self._initial.set_seeds(facts["layer_seeds"])
+        for key, count in facts["memory"].items():
+            network.memory[key] = [_tensor(arrays[f"memory {key} {i}"]) for i in range(count)]
+        if network.batches is not None:
+            network.batches.restore(self._folder, facts["data"])
+        return progress
+
+    def save(self, network: Network, progress: Progress) -> None:
+        """Writes the state after a step, unless the last one was written too short a time ago for what it cost.
+
+        The last step is always written.
+        """
+        is_last = progress.step == len(self._description["densities"])
+        begin = time.monotonic()
+        if not is_last and begin - self._written < self._cost / _SHARE:
+            return
+        prunable = {id(weight.variable) for weight in network.weights}
+        changed = {} if is_last else self._initial.changes(without=prunable)
+        memory = {} if is_last else network.memory
+        data = {"drawn": 0, "saved": None}
+        if network.batches is not None and not is_last:
+            data = network.batches.save(self._folder, f"data-{progress.step}")
+        arrays = {"keep": np.packbits(progress.keep)}
+        arrays |= {f"variable {i}": _bytes(value) for i, value in changed.items()}
+        for key, tensors in memory.items():
+            arrays |= {f"memory {key} {i}": _bytes(tensor) for i, tensor in enumerate(tensors)}
+        facts = {
+            "format": _FORMAT,
+            "description": self._description,
+            "seed": self.seed,
+            "step": progress.step,
+            "history": progress.history,
+            "zeros": progress.zeros,
+            "random": network.random.bit_generator.state,
+            "layer_seeds": self._initial.seeds(),
+            "variables": list(changed),
+            "memory": {key: len(tensors) for key, tensors in memory.items()},
+            "data": data,
+        }
+        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        with atomic_file(self._path) as file:
+            np.savez(file, **arrays)
+        self._remove_data(but=data["saved"])
+        self._written = time.monotonic()
+        self._cost = self._written - begin
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        try:
+            with open(self._path, "rb") as file:
+                content = io.BytesIO(file.read())
+        except FileNotFoundError:
+            return {}, {}
+        try:
+            with np.load(content, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(arrays.pop("facts").tobytes())
+            if facts["format"] != _FORMAT:
+                raise ValueError(f"format {facts['format']}")
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"Expected a checkpoint of a search in {self._path!r}, whole and of this version of force_tf; remove "
+                f"it to begin anew. Received: a file that cannot be read ({error})"
+            ) from None
+        return facts, arrays
+
+    def _remove_data(self, but: str | None) -> None:
+        for name in os.listdir(self._folder):
+            if name.startswith("data-") and name != but:
+                shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+
+
+def _described(network: Network) -> dict[str, Any]:
+    """Returns what a search depends on besides its settings."""
+    batches = network.batches
+    shapes = None
+    if batches is not None:
+        leaves = tf.nest.flatten(batches.first)
+        shapes = [None if leaf is None else [list(leaf.shape[1:]), leaf.dtype.name] for leaf in leaves]
+    weights = [[weight.path, list(weight.shape)] for weight in network.weights]
+    digest = hashlib.sha256()
+    for value in ModelState(network.model).values:
+        digest.update(_bytes(value))
+    return {"prunable weights": weights, "shape of the data": shapes, "values of the model": digest.hexdigest()}
+
+
+def _bytes(value: Any) -> np.ndarray:
+    """Returns a tensor of any type as bytes."""
+    return np.frombuffer(tf.io.serialize_tensor(value).numpy(), np.uint8)
+
+
+def _tensor(content: np.ndarray) -> tf.Tensor:
+    proto = tf.make_tensor_proto([0])
+    proto.ParseFromString(content.tobytes())
+    return tf.io.parse_tensor(content.tobytes(), tf.as_dtype(proto.dtype))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
