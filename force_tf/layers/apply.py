@@ -85,6 +85,8 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | None = None) -> k
         if pruned is model:
             in_place.unwrap(model)
         raise
+    if pruned is model:  # with an optimizer that may have trained it
+        in_place.forget_pruned(model)
     return pruned
 
 

@@ -115,6 +115,17 @@ def unwrap(model: keras.Model) -> None:
     _drop_compiled_functions(model)
 
 
+def forget_pruned(model: keras.Model) -> None:
+    """Makes zero what the optimizer of a wrapped model, and of models inside it, remembers of pruned weights."""
+    parts = [layer for layer in keras_internals.inner_layers(model) if is_model(layer)]
+    optimizers = [optimizer for part in parts if (optimizer := getattr(part, "optimizer", None)) is not None]
+    for optimizer in optimizers:
+        for wrapper, _ in _wrapped(model):
+            for weight in wrapper.masked_weights:
+                # That of mixed precision has another inside.
+                weight.forget_pruned(getattr(optimizer, "inner_optimizer", optimizer))
+
+
 def is_wrapped_in_place(model: keras.Model) -> bool:
     """Returns whether `wrap` was applied to a model, or to one inside it."""
     return any(isinstance(layer, InPlaceModel) for layer in keras_internals.inner_layers(model))

@@ -22,8 +22,8 @@ class _MaskedWeight(MaskedWeight):
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
 
-    def forget_pruned(self) -> None:
-        self.variable.constraint.forget_pruned(self.variable)
+    def forget_pruned(self, optimizer: Any | None = None) -> None:
+        self.variable.constraint.forget_pruned(self.variable, optimizer)
 
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
@@ -43,7 +43,8 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
     The wrapper takes the name, the dtype policy and the trainability of the layer, is called as the layer is, and keeps
     its masks as non-trainable boolean weights that start all True. They are in `get_weights()`, `.weights.h5` and
     `.keras` files like every other weight, and in `get_config()`, so that copies made of the configuration, such as
-    those of `keras.models.clone_model`, have new weights under the same masks.
+    those of `keras.models.clone_model`, have new weights under the same masks. `count_params()` and `summary()` count
+    them as parameters that do not train.
 
     Args:
         layer: The `keras.layers.Layer` to wrap. It may have sub-layers, as `LSTM` and `MultiHeadAttention` do.

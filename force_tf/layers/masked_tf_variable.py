@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -67,7 +69,22 @@ class _KeepPruned(tf_keras.constraints.Constraint):
     def __init__(self, mask: tf.Variable, constraint: tf_keras.constraints.Constraint | None):
         self.mask = mask
         self.constraint = constraint
+        self._optimizers: weakref.WeakSet = weakref.WeakSet()  # those that have trained the weight
+
+    def forget_pruned(self, weight: tf.Variable, optimizer: Any | None = None) -> None:
+        """Makes optimizers forget what they remember of pruned entries, so that those start anew if they return.
+
+        An optimizer that has not made a step in this process is not known yet. It only has momenta if they are from a
+        file.
+        """
+        known = [*self._optimizers, *([] if optimizer is None else [optimizer])]
+        for each in known:
+            for slot in keras_internals.optimizer_slots(each, weight):
+                slot.assign(masked(slot, self.mask))
 
     def __call__(self, weight):
+        optimizer = keras_internals.applying_tf_keras_optimizer()
+        if optimizer is not None:
+            self._optimizers.add(optimizer)
         value = masked(weight, self.mask)
         return value if self.constraint is None else masked(self.constraint(value), self.mask)

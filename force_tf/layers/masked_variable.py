@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -98,15 +99,16 @@ class _KeepPruned(keras.constraints.Constraint):
         self.at_every_step = False
         self._optimizers: weakref.WeakSet = weakref.WeakSet()  # those that have trained the weight
 
-    def forget_pruned(self, weight: keras.Variable) -> None:
+    def forget_pruned(self, weight: keras.Variable, optimizer: Any | None = None) -> None:
         """Makes optimizers forget what they remember of pruned entries: their momenta would go on moving these.
 
         An optimizer that has not made a step in this process is not known yet, and may have momenta from a file.
         Weights are then projected after every step.
         """
         self.at_every_step |= not self._optimizers
-        for optimizer in self._optimizers:
-            for slot in keras_internals.optimizer_slots(optimizer, weight):
+        known = [*self._optimizers, *([] if optimizer is None else [optimizer])]
+        for each in known:
+            for slot in keras_internals.optimizer_slots(each, weight):
                 slot.assign(masked(slot.value, self.mask.value))
 
     def __call__(self, weight):

@@ -53,11 +53,13 @@ class MaskedWeight:
         """Makes the pruned entries of the variable zero."""
         self.variable.assign(masked(self.variable, self.mask))
 
-    def forget_pruned(self) -> None:
-        """Called when a model that may have trained gets other masks: pruned entries have to lose their momenta too.
+    def forget_pruned(self, optimizer: Any | None = None) -> None:
+        """Makes zero what optimizers remember of pruned entries, when a model that may have trained gets other masks.
 
-        In tf_keras nothing is left to do, as its variables are projected after every step.
+        Args:
+            optimizer: One that may have trained the weight before it was masked, beside those that have since.
         """
+        raise NotImplementedError
 
 
 class MaskHolder:
@@ -87,7 +89,7 @@ class MaskHolder:
         return {weight.path: weight.mask.numpy().astype(bool) for weight in self.masked_weights}
 
     def set_masks(self, masks: Mapping[str, Any]) -> None:
-        """Sets the masks and makes the pruned weights zero. What optimizers of Keras 3 remember of them is zero too.
+        """Sets the masks and makes the pruned weights zero, and what optimizers that train them remember of them.
 
         Args:
             masks: Mapping from a weight's path relative to the layer to an array of booleans, or of zeros and ones, of

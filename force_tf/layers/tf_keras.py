@@ -32,6 +32,9 @@ class _MaskedWeight(MaskedWeight):
         with keras_internals.computing_like(self.owner):
             return masked(self.variable, self.mask)
 
+    def forget_pruned(self, optimizer: Any | None = None) -> None:
+        self.variable.constraint.forget_pruned(self.variable, optimizer)
+
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
         unmask_variable(self.variable)

@@ -1,10 +1,17 @@
 """Masks that change between two calls of `fit`: what is pruned now is zero at once, and stays so."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 import force_tf
+from force_tf.models import keras_internals
+from helpers import subclassed_models
+from helpers.subclassed_models import built, masks_for, two_layers
+from helpers.training_forms import dtype_policy
 
 OPTIMIZERS = {
     "sgd": lambda k, **kw: k.optimizers.SGD(0.05, **kw),
@@ -64,6 +71,57 @@ def test_newly_pruned_weights_are_zero_between_any_two_batches(either_keras, nam
         pytest.skip("tf_keras has no such optimizer")
     pruned = trained(either_keras, OPTIMIZERS[name](either_keras))
     assert nonzero_after_batches(either_keras, pruned, narrow(pruned)) == [0] * 9
+
+
+TF_KERAS = [name for name in OPTIMIZERS if name not in NOT_IN_TF_KERAS]
+LEGACY = [name for name in TF_KERAS if name != "adamw"]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [*(("new", name) for name in TF_KERAS), *(("legacy", name) for name in LEGACY)],
+)
+def test_optimizers_of_tf_keras_forget_what_is_pruned(family, name):
+    legacy = types.SimpleNamespace(optimizers=tf_keras.optimizers.legacy)
+    optimizer = OPTIMIZERS[name](tf_keras if family == "new" else legacy)
+    pruned = trained(tf_keras, optimizer)
+    variables = optimizer.variables() if family == "legacy" else optimizer.variables
+    before = [slot.numpy() for slot in variables]
+    mask = narrow(pruned)
+    slots = [(old, slot.numpy()) for old, slot in zip(before, variables) if tuple(slot.shape) == mask.shape]
+    assert slots or name == "sgd"
+    for old, new in slots:
+        np.testing.assert_array_equal(new, old * mask)
+    assert name == "sgd" or any(np.count_nonzero(new) for _, new in slots)
+    assert nonzero_after_batches(tf_keras, pruned, mask) == [0] * 9
+
+
+@pytest.mark.parametrize("family", ["new", "legacy"])
+def test_mixed_precision_in_tf_keras_forgets_too(family):
+    with dtype_policy("mixed_float16", tf_keras):
+        optimizers = tf_keras.optimizers if family == "new" else tf_keras.optimizers.legacy
+        pruned = trained(tf_keras, optimizers.Adam(0.01))
+    mask = narrow(pruned)
+    kernel, inner = pruned.get_layer("a").layer.kernel, pruned.optimizer.inner_optimizer
+    slots = [slot.numpy() for slot in keras_internals.optimizer_slots(inner, kernel)]
+    assert len(slots) == 2
+    assert [np.count_nonzero(slot[~mask]) for slot in slots] == [0, 0]
+
+
+@pytest.mark.parametrize("family", ["keras", "tf_keras", "legacy"])
+def test_a_trained_model_that_is_wrapped_in_place_forgets_what_is_pruned(family):
+    module = keras if family == "keras" else tf_keras
+    optimizers = tf_keras.optimizers.legacy if family == "legacy" else module.optimizers
+    model = built(two_layers(module))
+    model.compile(optimizers.Adam(0.01), "mse")
+    model.fit(subclassed_models.X, subclassed_models.Y, epochs=2, verbose=0)
+    masks, kernel = masks_for(model), model.hidden.kernel
+    before = [np.array(slot) for slot in keras_internals.optimizer_slots(model.optimizer, kernel)]
+    force_tf.apply_masks(model, masks)
+    slots = keras_internals.optimizer_slots(model.optimizer, kernel)
+    assert len(slots) == 2
+    for old, slot in zip(before, slots):
+        np.testing.assert_array_equal(np.array(slot), old * masks["hidden/kernel"])
 
 
 @pytest.mark.parametrize("options", [{"use_ema": True}, {"gradient_accumulation_steps": 3}])

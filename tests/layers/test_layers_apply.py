@@ -61,6 +61,19 @@ def test_weights_that_are_not_pruned_by_default_may_have_a_mask():
     np.testing.assert_array_equal(pruned.get_layer("embedding").layer.embeddings.numpy() != 0, np.eye(7, 4))
 
 
+def test_what_is_counted_where(either_keras):
+    model = either_keras.Sequential(
+        [either_keras.Input((5,)), either_keras.layers.Dense(3), either_keras.layers.Dense(2)]
+    )
+    pruned = apply_masks(model, masks_for(model))
+    kernels, biases = 5 * 3 + 3 * 2, 3 + 2
+    for_tfmot = 0 if either_keras is keras else 2 * 2  # a threshold and a step of each layer
+    assert pruned.count_params() == 2 * kernels + biases + for_tfmot
+    assert get_masks(pruned).total == kernels
+    assert sum(int(np.prod(variable.shape)) for variable in pruned.trainable_variables) == kernels + biases
+    assert strip_pruning(pruned).count_params() == kernels + biases
+
+
 def test_layers_used_twice_have_one_wrapper():
     model = shared(keras)
     pruned = apply_masks(model, masks_for(model))

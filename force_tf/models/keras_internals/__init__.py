@@ -49,6 +49,7 @@ from force_tf.models.keras_internals.tensorflow import (
     untraced,
 )
 from force_tf.models.keras_internals.tf_keras import (
+    applying_tf_keras_optimizer,
     autocasts,
     batch_input_shape,
     call_spec,
@@ -68,6 +69,7 @@ __all__ = [
     "TRACKING_ATTRIBUTES",
     "MissingInternalError",
     "applying_optimizer",
+    "applying_tf_keras_optimizer",
     "attention_axes",
     "attention_gate",
     "attention_projections",

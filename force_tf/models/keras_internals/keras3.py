@@ -97,9 +97,10 @@ def moving_average(optimizer: keras.optimizers.Optimizer, weight: keras.Variable
 def optimizer_slots(optimizer: keras.optimizers.Optimizer, weight: keras.Variable) -> list[keras.Variable]:
     """Returns what an optimizer remembers of each entry of a weight: momenta, averages and accumulated gradients.
 
-    Keras's optimizers keep them in lists in the order of the weights that they train, under many names.
+    Keras's optimizers keep them in lists in the order of the weights that they train, under many names. One that does
+    not train the weight remembers nothing of it.
     """
-    if not optimizer.built:
+    if not optimizer.built or not any(each is weight for each in required(optimizer, "_trainable_variables")):
         return []
     index = required(optimizer, "_get_variable_index")(weight)
     count = len(required(optimizer, "_trainable_variables"))

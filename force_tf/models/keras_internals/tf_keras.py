@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -29,21 +30,41 @@ def optimizer_slots(optimizer: Any, weight: Any) -> list[Any]:
     """Returns what an optimizer remembers of each entry of a weight: momenta, averages and accumulated gradients.
 
     The legacy optimizers keep them by name, the others in lists in the order of the weights that they train
-    (`_index_dict`, `_var_key`).
+    (`_index_dict`, `_var_key`). One that does not train the weight remembers nothing of it.
     """
     weight = without_autocast(weight)
     if is_legacy_optimizer(optimizer):
-        names = optimizer.get_slot_names() if required(optimizer, "_slots") else []
-        slots = [optimizer.get_slot(weight, name) for name in names]
+        try:
+            slots = [optimizer.get_slot(weight, name) for name in optimizer.get_slot_names()]
+        except KeyError:
+            return []
     elif not getattr(optimizer, "_built", False):
         return []
     else:
         indices = required(optimizer, "_index_dict")
-        index = indices[required(optimizer, "_var_key")(weight)]
+        index = indices.get(required(optimizer, "_var_key")(weight))
+        if index is None:
+            return []
         lists = [value for value in vars(optimizer).values() if isinstance(value, list) and len(value) == len(indices)]
         slots = list({id(values[index]): values[index] for values in lists}.values())
     slots = [slot for slot in slots if hasattr(slot, "assign") and slot is not weight]
     return [slot for slot in slots if tuple(slot.shape) == tuple(weight.shape)]
+
+
+def applying_tf_keras_optimizer() -> Any | None:
+    """Returns the optimizer that is applying constraints, or None outside of one.
+
+    tf_keras tells a constraint nothing of it. It is the `self` of the method that has called the constraint, which only
+    happens while a step is traced, or in every step of a model that runs eagerly.
+    """
+    optimizers = sys.modules["tf_keras"].optimizers
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, (optimizers.Optimizer, optimizers.legacy.Optimizer)):
+            return caller
+        frame = frame.f_back
+    return None
 
 
 def random_generators(layers: Iterable[Any]) -> list[Any]:
