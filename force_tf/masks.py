@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from force_tf.support.arguments import integer
 from force_tf.support.files import atomic_file
 from force_tf.support.tables import aligned
 
@@ -134,6 +135,33 @@ class Masks(Mapping[str, np.ndarray]):
     def replace(self, masks: Mapping[str, Any]) -> Masks:
         """Returns masks with other arrays under the same reasons and metadata."""
         return Masks(masks, left_out=self._left_out, metadata=self._metadata)
+
+    def shuffled(self, seed: int | None = None) -> Masks:
+        """Returns masks that keep as many weights of every tensor, but others, drawn at random.
+
+        A sanity check of pruning at initialization: if networks train as well with them, the method has found how many
+        weights each layer needs, and no more. Single weights are drawn, so that blocks, patterns and channels are lost.
+
+        Args:
+            seed: Draws the weights; None for others every time.
+
+        Returns:
+            Masks whose metadata say "shuffled", with the seed.
+
+        References:
+            - [Pruning Neural Networks at Initialization: Why Are We Missing the
+              Mark?](https://arxiv.org/abs/2009.08576)
+
+        Example:
+
+        >>> masks = Masks({"dense/kernel": np.array([[True, True], [False, False]])})
+        >>> masks.shuffled(seed=0).kept
+        2
+        """
+        seed = None if seed is None else integer("seed", seed, minimum=0)
+        random = np.random.default_rng(seed)
+        shuffled = {path: random.permuted(mask, axis=None) for path, mask in self._masks.items()}
+        return Masks(shuffled, left_out=self._left_out, metadata={**self._metadata, "shuffled": {"seed": seed}})
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints a table of shape, weights, kept weights and density per tensor, then what is left out and why.

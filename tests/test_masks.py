@@ -206,3 +206,25 @@ def test_first_difference_names_misshapen_missing_and_unknown_entries():
     # Several at once: the model's order decides, then that of the masks.
     assert masks.first_difference({"first": (1,), "conv/kernel": (3,)}).startswith("'first'")
     assert masks.first_difference({"conv/kernel": (3,), "last": (1,)}).startswith("'conv/kernel'")
+
+
+def test_shuffled_keeps_as_many_weights_of_each_tensor_but_others():
+    rng = np.random.default_rng(0)
+    masks = Masks(
+        {"a/kernel": rng.random((40, 30)) < 0.1, "b/kernel": rng.random((3, 3, 4, 20)) < 0.5},
+        left_out={"c": "frozen"},
+        metadata={"method": "snip"},
+    )
+    shuffled = masks.shuffled(seed=1)
+    for path, mask in masks.items():
+        assert shuffled[path].shape == mask.shape
+        assert shuffled[path].sum() == mask.sum()
+        # By chance, of the kept ones as many stay as the density says.
+        both = (shuffled[path] & mask).sum() / mask.sum()
+        assert abs(both - mask.mean()) < 0.1
+    assert shuffled == masks.shuffled(seed=1)
+    assert shuffled != masks.shuffled(seed=2)
+    assert shuffled.metadata == {"method": "snip", "shuffled": {"seed": 1}}
+    assert dict(shuffled.left_out) == {"c": "frozen"}
+    with pytest.raises(ValueError, match=r"seed.*Received"):
+        masks.shuffled(seed=-1)

@@ -25,6 +25,7 @@ def settings_of(pruner: PruneAtInit, model: Any) -> dict[str, Any]:
         "schedule": pruner.schedule if isinstance(pruner.schedule, str) else repr(pruner.schedule),
         "batches": pruner.batches,
         "revive": pruner.revive,
+        "invert": pruner.invert,
         "scope": pruner.scope,
         "min_per_layer": pruner.min_per_layer,
         "granularity": pruner.granularity,

@@ -45,6 +45,8 @@ class PruneAtInit:
         schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
         batches: How many batches each step's score is averaged over.
         revive: Whether pruned weights may come back; None for the method's own: only in "force" and "early_ticket".
+        invert: Whether to keep the weights with the lowest scores instead, as a sanity check of a method: if networks
+            train as well with them, its scores say nothing.
         scope: "global" to compare all weights with each other, or "layer" to keep the same fraction of each tensor.
         min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
             allows). Taken from the k_t.
@@ -80,6 +82,8 @@ class PruneAtInit:
           [SynFlow](https://arxiv.org/abs/2006.05467), [ProsPr](https://arxiv.org/abs/2202.08132)
     """
 
+    invert = False  # of objects that were pickled before there was a choice
+
     def __init__(
         self,
         method: str | criteria.Criterion = "force",
@@ -89,6 +93,7 @@ class PruneAtInit:
         schedule: str | schedules.Schedule | None = None,
         batches: int = 1,
         revive: bool | None = None,
+        invert: bool = False,
         scope: str = "global",
         min_per_layer: int = 0,
         granularity: str | Sequence[int] = "weight",
@@ -102,6 +107,7 @@ class PruneAtInit:
         self._schedule = schedules.get(self.schedule)
         self.batches = arguments.integer("batches", batches, minimum=1)
         self.revive = bool(arguments.one_of("revive", preset.revive if revive is None else revive, (True, False)))
+        self.invert = bool(arguments.one_of("invert", invert, (True, False)))
         self.scope = arguments.one_of("scope", scope, ("global", "layer"))
         self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
         self._granularity = resolve(granularity)
@@ -237,12 +243,14 @@ class PruneAtInit:
         for step in range(done + 1, self.steps + 1):
             begin = time.perf_counter()
             fill(scores, self.criterion.scores(network), network.weights)
+            if self.invert:
+                np.negative(scores, out=scores)
             before = keep
             eligible = None if self.revive or step == 1 else before
             keep = granularity.cut(plan, step, scores, eligible)
             if step == 1:
                 zeros.look_at_dense(scores)
-            if step == self.steps:
+            if step == self.steps and not self.invert:  # then the scores that are zero come first
                 zeros.look_at_last_cut(scores, keep, eligible)
             kept = int(np.count_nonzero(granularity.used(plan, keep)))
             row = {

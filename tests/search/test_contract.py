@@ -298,3 +298,18 @@ def test_layers_that_join_only_when_they_are_selected(either_keras):
     }
     masks = force_tf.PruneAtInit("magnitude", sparsity=0.5, layers=["words", "head"]).find_masks(model, verbose=0)
     assert list(masks) == ["words/embeddings", "head/kernel"]
+
+
+@pytest.mark.parametrize(("steps", "scope"), [(1, "global"), (3, "global"), (3, "layer")])
+def test_inverted_the_lowest_scores_are_kept(either_keras, steps, scope):
+    model = network(either_keras)
+    settings = {"sparsity": 0.7, "steps": steps, "scope": scope}
+    masks = force_tf.PruneAtInit("magnitude", invert=True, **settings).find_masks(model, verbose=0)
+    assert masks.kept == force_tf.PruneAtInit("magnitude", **settings).find_masks(model, verbose=0).kept
+    values = {w.path: np.abs(np.asarray(w.variable)) for w in force_tf.models.prunable.all_prunable_weights(model)}
+    groups = [list(masks)] if scope == "global" else [[path] for path in masks]
+    for paths in groups:
+        kept = np.concatenate([values[path][masks[path]] for path in paths])
+        pruned = np.concatenate([values[path][~masks[path]] for path in paths])
+        assert kept.max() < pruned.min()
+    assert masks.metadata["invert"] is True
