@@ -9,7 +9,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.network import Network
-from force_tf.objective.losses import DataLoss
+from force_tf.objective.objective import Objective
 
 
 class Criterion(abc.ABC):
@@ -28,12 +28,14 @@ class Criterion(abc.ABC):
     ```
     """
 
-    #: Whether the score needs data and a loss.
+    #: Whether the score needs data.
     needs_data: ClassVar[bool] = True
+    #: Whether a score that needs data needs a loss too, and with it targets; False for scores of inputs alone.
+    needs_loss: ClassVar[bool] = True
     #: The float type to compute in, by a copy of the model where Keras can make one; None for the model's own.
     precision: ClassVar[str | None] = None
 
-    def loss(self, loss: DataLoss) -> DataLoss:
+    def loss(self, loss: Objective) -> Objective:
         """Returns the loss to score, given the one that the model trains with."""
         return loss
 
@@ -42,7 +44,7 @@ class Criterion(abc.ABC):
 
         By default traces the gradient of the loss, so that data and targets that do not fit fail before any work.
         """
-        if self.needs_data:
+        if self.needs_data and self.needs_loss:
             network.loss_gradient.trace()
 
     @abc.abstractmethod

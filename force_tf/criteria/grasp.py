@@ -10,7 +10,7 @@ import tensorflow as tf
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
 from force_tf.objective.gradients import mean_gradient, mean_hessian_product
-from force_tf.objective.losses import DataLoss
+from force_tf.objective.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GraSP(Criterion):
         if not self.temperature > 0:
             raise ValueError(f"Expected a positive temperature. Received: temperature={self.temperature!r}")
 
-    def loss(self, loss: DataLoss) -> DataLoss:
+    def loss(self, loss: Objective) -> Objective:
         return loss.with_temperature(self.temperature)
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:

@@ -44,6 +44,14 @@ def is_layer(item: Any) -> bool:
     return module is not None and isinstance(item, module.layers.Layer)
 
 
+def overrides(model: Any, method: str) -> bool:
+    """Returns whether a method of a model is not Keras's own."""
+    if method in vars(model):
+        return True
+    owner = next(cls for cls in type(model).__mro__ if method in vars(cls))
+    return owner.__module__.partition(".")[0] not in ("keras", "tf_keras")
+
+
 def tf_variable(variable: Any) -> tf.Variable:
     """Returns the TensorFlow variable behind one of either Keras, past all casts to a layer's compute dtype."""
     # tf_keras wraps those of mixed precision.
@@ -110,14 +118,16 @@ def check_model(model: Any) -> None:
 def preserved_variables(model: Any) -> restoring:
     """Puts every variable of the model back, bit for bit, when a block ends, fails or is interrupted, however often.
 
-    A forward pass in training mode moves batch statistics and advances the seeds of Dropout; a search also assigns
-    masked weights.
+    A forward pass in training mode moves batch statistics and advances the seeds of Dropout; calls and losses of the
+    user's may update metrics; a search also assigns masked weights. Metrics that appear meanwhile are reset.
 
     Returns:
         The context manager of the block.
     """
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
-    state = [(variable, tf.convert_to_tensor(variable)) for variable in array_variables(model)]
+    metrics = {id(metric): metric for metric in _metrics(model)}
+    variables = [*array_variables(model), *(each for metric in metrics.values() for each in metric.variables)]
+    state = [(variable, tf.convert_to_tensor(variable)) for variable in variables]
     # The random layers of tf_keras hold their seeds outside of their variables, and count one up whenever it is traced.
     random = keras_internals.random_generators(keras_internals.inner_layers(model))
     states = [each.state for each in random if each.state is not None]
@@ -129,8 +139,16 @@ def preserved_variables(model: Any) -> restoring:
             variable.assign(value)
         for each, seed in zip(random, seeds):
             each.seed = seed
+        for metric in _metrics(model):
+            if id(metric) not in metrics:
+                metric.reset_state()
 
     return restoring(put_back)
+
+
+def _metrics(model: Any) -> list[Any]:
+    # Keras 3 does not count their variables among those of a model. The user's own `metrics` may want a compiled one.
+    return keras_of(model).Model.metrics.fget(model)
 
 
 def check_inputs(model: Any, inputs: Any) -> None:

@@ -16,10 +16,10 @@ from force_tf.support import arrays
 
 
 class Batch(NamedTuple):
-    """Inputs, targets and sample weights (or None) of one batch: tensors, or nested structures of them."""
+    """Inputs, targets and sample weights of a batch: tensors, nested structures of them, or None for what it lacks."""
 
     x: Any
-    y: Any
+    y: Any = None
     sample_weight: Any = None
 
 
@@ -34,9 +34,12 @@ class Batches:
         batch_size: The batch size for arrays.
         seed: Shuffles arrays; None for another order every time.
         check: Called with every batch that is drawn, to refuse what does not fit.
+        needs_targets: Whether batches must have targets. If not, `data` may be inputs alone, an array or a dict of
+            arrays, and of datasets and other streams each element.
+        float_dtype: The float type that NumPy's floats are cast to; None to leave them.
 
     Raises:
-        ValueError: If there is no data, arrays differ in length, or batches have no targets.
+        ValueError: If there is no data, arrays differ in length, or batches lack targets.
         TypeError: If `data` is of another form.
     """
 
@@ -46,13 +49,18 @@ class Batches:
         batch_size: int = 128,
         seed: int | None = None,
         check: Callable[[Batch], None] | None = None,
+        needs_targets: bool = True,
+        float_dtype: str | None = None,
     ):
         self._check = check
-        self._open, self._restarts = _opener(data, batch_size, seed)
+        self._needs_targets, self._float_dtype = needs_targets, float_dtype
+        if not needs_targets and _is_inputs(data):
+            data = (data,)
+        self._open, self._restarts = _opener(data, batch_size, seed, needs_targets)
         self._iterator = self._open()
         self._drawn = 0
         try:
-            self.first = _batch(next(self._iterator))
+            self.first = self._batch(next(self._iterator))
         except StopIteration:
             raise ValueError(f"Expected at least one batch of data. Received: {_kind(data)}, which is empty") from None
         self._peeked: Batch | None = self.first
@@ -69,7 +77,7 @@ class Batches:
             batch, self._peeked = self._peeked, None
             return batch
         try:
-            return _batch(next(self._iterator))
+            return self._batch(next(self._iterator))
         except StopIteration:
             pass
         if not self._restarts:
@@ -79,11 +87,31 @@ class Batches:
             )
         self._iterator = self._open()
         try:
-            return _batch(next(self._iterator))
+            return self._batch(next(self._iterator))
         except StopIteration:
             raise ValueError(
                 "Expected data that can start over. Received: data that was empty the second time"
             ) from None
+
+    def _batch(self, element: Any) -> Batch:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+        if y is None and self._needs_targets:
+            raise ValueError(
+                "Expected batches (x, y) or (x, y, sample_weight): the loss needs targets. "
+                f"Received: a batch without them, {_kind(element)}"
+            )
+        batch = Batch(*(self._tensors(arrays.as_arrays(part)) for part in (x, y, sample_weight)))
+        if any(leaf.shape.rank and leaf.shape[0] == 0 for leaf in tf.nest.flatten(batch.x)):
+            raise ValueError("Expected at least one row in each batch. Received: a batch without rows")
+        targets = tf.nest.flatten(batch.y) if self._needs_targets else []
+        if any(leaf is not None and leaf.dtype == tf.string for leaf in targets):
+            raise TypeError("Expected targets that are numbers. Received: strings")
+        return batch
+
+    def _tensors(self, structure: Any) -> Any:
+        return tf.nest.map_structure(
+            lambda leaf: None if leaf is None else arrays.as_tensor(leaf, self._float_dtype), structure
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -158,7 +186,7 @@ def first_inputs(data: Any, count: int) -> Any:
         ValueError: If there is no data.
         TypeError: If `data` is of another form.
     """
-    if not _is_list_of_batches(data) and (isinstance(data, (dict, list, tuple)) or arrays.is_array(data)):
+    if _is_inputs(data) or (isinstance(data, (list, tuple)) and not _is_list_of_batches(data)):
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0] if isinstance(data, tuple) else data
         inputs = arrays.as_arrays(inputs)
         length = min((arrays.row_count(array) for array in tf.nest.flatten(inputs) if len(array.shape)), default=0)
@@ -167,7 +195,7 @@ def first_inputs(data: Any, count: int) -> Any:
             lambda array: arrays.as_dense(arrays.take_rows(array, rows) if len(array.shape) else array), inputs
         )
     batches, found = [], 0
-    for element in _opener(data, 1, None)[0]():
+    for element in _opener(data)[0]():
         inputs = arrays.as_arrays(keras.utils.unpack_x_y_sample_weight(element)[0])
         inputs = tf.nest.map_structure(arrays.as_dense, inputs)
         batches.append(inputs)
@@ -179,19 +207,20 @@ def first_inputs(data: Any, count: int) -> Any:
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts)[:count], *batches)
 
 
-def _opener(data, batch_size: int, seed: int | None) -> tuple[Callable[[], Iterator], bool]:
+def _opener(
+    data: Any, batch_size: int = 1, seed: int | None = None, needs_targets: bool = True
+) -> tuple[Callable[[], Iterator], bool]:
     """Returns a function that starts the data, and whether it may be called again."""
     if isinstance(data, tf.data.Dataset):
         return lambda: iter(data), True
     if isinstance(data, keras.utils.PyDataset):
         return lambda: _py_dataset(data), True
     if isinstance(data, tuple):
-        whole = _arrays(data)
+        whole = _arrays(data, needs_targets)
         # One order for the whole search, so that starting over draws the same batches.
         order = np.random.default_rng(seed).permutation(_length(whole))
         return lambda: _slices(whole, order, batch_size), True
-    is_inputs = isinstance(data, (str, bytes, dict)) or arrays.is_array(data)
-    if isinstance(data, Iterable) and (_is_list_of_batches(data) or not is_inputs):
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)) and not _is_inputs(data):
         first = iter(data)
         if first is not data:
             return lambda: iter(data), True
@@ -207,13 +236,18 @@ def _is_list_of_batches(data) -> bool:
     return isinstance(data, list) and any(isinstance(part, tuple) for part in data)
 
 
+def _is_inputs(data) -> bool:
+    """Whether data are inputs alone, of one array or of several by name, rather than a stream of batches."""
+    return isinstance(data, dict) or (arrays.is_array(data) and not _is_list_of_batches(data))
+
+
 def _py_dataset(data) -> Iterator:
     count = data.num_batches
     return (data[i] for i in (itertools.count() if count is None else range(count)))
 
 
-def _arrays(data: tuple) -> Batch:
-    if not 2 <= len(data) <= 3:
+def _arrays(data: tuple, needs_targets: bool) -> Batch:
+    if not (2 if needs_targets else 1) <= len(data) <= 3:
         raise ValueError(
             "Expected arrays (x, y) or (x, y, sample_weight); put batches into a list, not a tuple. "
             f"Received: a tuple of {len(data)}"
@@ -240,25 +274,6 @@ def _slices(whole: Batch, order: np.ndarray, batch_size: int) -> Iterator[Batch]
         yield tf.nest.map_structure(
             lambda leaf, rows=rows: None if leaf is None else arrays.take_rows(leaf, rows), whole
         )
-
-
-def _batch(element: Any) -> Batch:
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-    if y is None:
-        raise ValueError(
-            "Expected batches (x, y) or (x, y, sample_weight): the loss needs targets. "
-            f"Received: a batch without them, {_kind(element)}"
-        )
-    batch = Batch(*(_tensors(arrays.as_arrays(part)) for part in (x, y, sample_weight)))
-    if any(leaf.shape.rank and leaf.shape[0] == 0 for leaf in tf.nest.flatten(batch.x)):
-        raise ValueError("Expected at least one row in each batch. Received: a batch without rows")
-    if any(leaf is not None and leaf.dtype == tf.string for leaf in tf.nest.flatten(batch.y)):
-        raise TypeError("Expected targets that are numbers. Received: strings")
-    return batch
-
-
-def _tensors(structure):
-    return tf.nest.map_structure(lambda leaf: None if leaf is None else arrays.as_tensor(leaf), structure)
 
 
 def _kind(value: Any) -> str:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
-
-import tensorflow as tf
 
 from force_tf.criteria import Criterion
 from force_tf.models.keras_models import check_inputs
 from force_tf.objective.batches import Batches
-from force_tf.objective.losses import DataLoss
+from force_tf.objective.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +17,13 @@ class SearchData:
 
     Attributes:
         batches: The batches; None if there is no data.
-        loss: The loss of a batch in training mode, of a model and the three parts of the batch; None if the criterion
-            needs none.
+        loss: What is scored; None if the criterion needs no loss.
+        caveat: What the user should know of the loss, or None.
     """
 
     batches: Batches | None
-    loss: Callable[..., tf.Tensor] | None
+    loss: Objective | None
+    caveat: str | None = None
 
 
 def check_loss_argument(loss: Any) -> None:
@@ -60,22 +57,17 @@ def search_data(
         TypeError: If `data` or `loss` are of no form that is known.
         ValueError: If there is no data and the criterion needs it, or if data, loss and model do not fit.
     """
-    data_loss = None
-    if criterion.needs_data:
-        if data is None:
-            raise ValueError(f"Expected `data`: the method {method!r} scores a loss. Received: data=None")
-        data_loss = criterion.loss(DataLoss(model, loss))
+    objective = None
+    if criterion.needs_data and data is None:
+        what = "scores a loss" if criterion.needs_loss else "needs inputs"
+        raise ValueError(f"Expected `data`: the method {method!r} {what}. Received: data=None")
+    if criterion.needs_data and criterion.needs_loss:
+        objective = criterion.loss(Objective(model, loss))
     batches = None
     if data is not None:
-        batches = Batches(data, batch_size, seed, check=data_loss.check_targets if data_loss else None)
+        if objective is None:
+            batches = Batches(data, batch_size, seed, needs_targets=False)
+        else:
+            batches = objective.batches(data, batch_size, seed)
         check_inputs(model, batches.first.x)
-    return SearchData(batches, None if data_loss is None else loss_of_batch(data_loss))
-
-
-def loss_of_batch(data_loss: DataLoss) -> Callable[..., tf.Tensor]:
-    """Returns the loss of a batch in training mode, as a function of a model and the three parts of the batch."""
-    return functools.partial(_loss_of_batch, data_loss)
-
-
-def _loss_of_batch(data_loss: DataLoss, model: Any, x: Any, y: Any, sample_weight: Any) -> tf.Tensor:
-    return data_loss(y, model(x, training=True), sample_weight)
+    return SearchData(batches, objective, None if objective is None else objective.caveat)

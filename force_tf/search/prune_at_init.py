@@ -137,9 +137,10 @@ class PruneAtInit:
             data: What `fit` takes: a batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a
                 `PyDataset`, or any iterable of batches. Each step takes the next `batches` batches, and the data starts
                 over when it runs out. Arrays may be sparse (`tf.SparseTensor`, scipy's), ragged, or pandas's.
-                "synflow", "magnitude" and "random" need none.
+                Where no loss needs targets, inputs alone will do. "synflow", "magnitude" and "random" need none.
             loss: A loss of the model's Keras, its name, or any `callable(y_true, y_pred)` (or a list or dict of them
-                for several outputs); None for the model's compiled loss. Regularizers are not scored.
+                for several outputs); None for what the model trains on: its own `compute_loss`, or else its compiled
+                loss and what its layers add by `add_loss`. Regularizers are not scored.
             batch_size: The batch size for arrays. Other data keeps its own.
             verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
             checkpoint: A folder in which the search keeps its state, after every step or so often that it costs no more
@@ -203,6 +204,8 @@ class PruneAtInit:
         kept = None if checkpoint is None else Checkpoint(checkpoint)
         seed = kept.seed if kept and self.seed is None else self.seed
         given = search_data(self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=seed)
+        if given.caveat is not None:
+            warnings.warn(given.caveat, stacklevel=3)  # at the caller of the public method
         random = np.random.default_rng(seed)
         network = build_network(self.criterion, model, weights, given, random=random, batches_per_step=self.batches)
         zeros = ZeroScores(weights, by_weight=granularity.by_weight)

@@ -105,14 +105,20 @@ def _row_indices(sparse: tf.SparseTensor) -> np.ndarray:
     return sparse.indices.numpy()[:, 0]
 
 
-def as_tensor(array: Any) -> tf.Tensor | tf.SparseTensor | tf.RaggedTensor:
+def as_tensor(array: Any, float_dtype: str | None = None) -> tf.Tensor | tf.SparseTensor | tf.RaggedTensor:
     """Returns what `as_arrays` returns as a tensor, sparse if it is sparse.
+
+    Args:
+        array: What `as_arrays` returns.
+        float_dtype: The float type that floats are cast to unless they are in tensors; None to leave them.
 
     Raises:
         TypeError: If it holds neither numbers nor strings.
     """
     if isinstance(array, _TENSORS):
         return array
+    if float_dtype is not None and np.issubdtype(array.dtype, np.floating):
+        array = array.astype(float_dtype)
     try:
         return _from_scipy(array) if _is_scipy_sparse(array) else tf.convert_to_tensor(array)
     except (TypeError, ValueError):

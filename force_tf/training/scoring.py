@@ -14,8 +14,7 @@ from force_tf.granularity import split
 from force_tf.models.keras_models import check_inputs
 from force_tf.models.weights import values_of
 from force_tf.objective.batches import Batch, Batches
-from force_tf.objective.losses import DataLoss
-from force_tf.search.data import loss_of_batch
+from force_tf.objective.objective import Objective
 from force_tf.search.flat_scores import fill, score_dtype
 from force_tf.training.live_masks import LiveMasks
 
@@ -63,7 +62,7 @@ class Scorer:
         criterion: What scores.
         live: The model and its masks.
         batches: The batches, or None where there are no data.
-        loss: The loss of the data, or None for the model's compiled loss.
+        loss: The loss of the data; None where no criterion needs one.
         batches_per_update: How many batches to average over.
 
     Raises:
@@ -71,7 +70,7 @@ class Scorer:
     """
 
     def __init__(
-        self, criterion: Criterion, live: LiveMasks, batches: Any, loss: DataLoss | None, batches_per_update: int
+        self, criterion: Criterion, live: LiveMasks, batches: Any, loss: Objective | None, batches_per_update: int
     ):
         self._criterion, self._live = criterion, live
         self._network = Network(
@@ -81,7 +80,7 @@ class Scorer:
             gradients=Gradients(live.model, live.weights),
             random=np.random.default_rng(0),
             batches_per_step=batches_per_update,
-            loss=loss_of_batch(criterion.loss(loss)) if criterion.needs_data else None,
+            loss=criterion.loss(loss) if criterion.needs_data else None,
             batches=batches,
             masks=split(live.kept(), live.weights),
         )
@@ -103,8 +102,8 @@ class Scorer:
         return flat
 
 
-def update_batches(data: Any, batch_size: int, seed: int, model: Any, loss: DataLoss) -> UpdateBatches:
+def update_batches(data: Any, batch_size: int, seed: int, model: Any, loss: Objective) -> UpdateBatches:
     """Returns the batches of the updates, checked against the model."""
-    batches = Batches(data, batch_size, seed, check=loss.check_targets)
+    batches = loss.batches(data, batch_size, seed)
     check_inputs(model, batches.first.x)
     return UpdateBatches(batches)

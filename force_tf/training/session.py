@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from force_tf.granularity import Plan, split
 from force_tf.models.collapse import LayerCollapseWarning, ignored_inputs, probe_inputs
-from force_tf.objective.losses import DataLoss
+from force_tf.objective.objective import Objective
 from force_tf.search.planning import make_plan
 from force_tf.training.drop_and_grow import Exchange, update
 from force_tf.training.live_masks import LiveMasks
@@ -124,7 +124,9 @@ class Session:
         growth = None if row.swap is None else row.swap.criterion
         loss = None
         if any(score is not None and score.needs_data for score in (row.score, growth)):
-            loss = DataLoss(live.model, settings.loss)
+            loss = Objective(live.model, settings.loss)
+            if loss.caveat is not None:
+                warnings.warn(loss.caveat, stacklevel=2)
             self._batches = update_batches(settings.data, settings.batch_size, settings.seed, live.model, loss)
         make = (live, self._batches, loss, row.batches)
         self._cut = None if row.score is None else Scorer(row.score, *make)

@@ -19,7 +19,7 @@ from force_tf.models.output_channels import dead_channels, output_axes
 from force_tf.models.paths import layers_by_path, split_path
 from force_tf.models.weights import weight_variable
 from force_tf.objective.batches import Batch, Batches
-from force_tf.objective.losses import DataLoss
+from force_tf.objective.objective import Objective
 
 __all__ = ["SparsityLogger"]
 
@@ -52,7 +52,7 @@ class SparsityLogger(keras.callbacks.Callback):
         log_dir: The folder for TensorBoard's files, which appear beside others that are there; None for none. The
             step of the scalars is the epoch. Each epoch is on disk when it ends, also if `fit` is interrupted later.
         data: What `fit` takes, batched; its first batch is used for the gradient check. None: no such check.
-        loss: A loss for the check, as in `PruneAtInit.find_masks`; None for the model's compiled loss.
+        loss: A loss for the check, as in `PruneAtInit.find_masks`; None for what the model trains on.
         per_layer: Whether the logs of `fit` get the entries with a path. `False` keeps the progress bar short, which
             shows all logs; TensorBoard gets them all the same.
 
@@ -93,7 +93,9 @@ class SparsityLogger(keras.callbacks.Callback):
         self.log_dir = None if log_dir is None else os.fspath(log_dir)
         self.loss = loss
         self.per_layer = per_layer
-        self._batch = None if data is None else Batches(data, seed=0).first
+        # Whether it must have targets is known when there is a model.
+        options = {"needs_targets": False, "float_dtype": keras.config.floatx()}
+        self._batch = None if data is None else Batches(data, seed=0, **options).first
         self._gradients: _Gradients | None = None
         self._writer: tf.summary.SummaryWriter | None = None
 
@@ -171,20 +173,20 @@ class _Gradients:
 
     def __init__(self, model: Any, loss: Any, batch: Batch, paths: Iterable[str]):
         check_inputs(model, batch.x)
-        data_loss = DataLoss(model, loss)
+        objective = Objective(model, loss)
+        batch = objective.batches([batch]).first
         variables = [tf_variable(variable) for variable in _masked_variables(model, paths)]
 
         @tf.function(autograph=False)
         def gradients() -> list[tf.Tensor]:
             with tf.GradientTape() as tape:
-                value = data_loss(batch.y, model(batch.x, training=True), batch.sample_weight)
-                value = tf.add_n([value, *(tf.cast(penalty, value.dtype) for penalty in model.losses)])
+                value = objective(model, *batch, regularizers=True)
             gradients = tape.gradient(value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
 
         with preserved_variables(model):
             gradients.get_concrete_function()
-        data_loss.check_targets(batch)
+        objective.check_targets(batch)
         self._model = model
         self._function = gradients
 

@@ -189,6 +189,27 @@ def test_a_subclassed_model():
     assert history["nonzero_masked_gradients"] == [0]
 
 
+@pytest.mark.parametrize("data", [X, (X, None), tf.data.Dataset.from_tensor_slices(X).batch(8)], ids=str)
+def test_a_model_that_trains_on_what_its_layers_add(either_keras, data):
+    class Energy(either_keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(tf.reduce_mean(tf.square(inputs)))
+            return inputs
+
+    layers = either_keras.layers
+    stack = [layers.Conv2D(3, 2, name="conv"), layers.Flatten(), layers.Dense(2, name="logits"), Energy()]
+    model = either_keras.Sequential([either_keras.Input((3, 3, 1)), *stack])
+    model.compile("sgd", jit_compile=False)
+    pruned = force_tf.apply_masks(model, MASKS)
+    history = pruned.fit(X, verbose=0, callbacks=[SparsityLogger(data=data)]).history
+    assert history["nonzero_masked_gradients"] == [0]
+
+
+def test_targets_that_the_loss_needs():
+    with pytest.raises(ValueError, match="the loss needs targets"):
+        fit(pruned_model(), SparsityLogger(data=X))
+
+
 def test_frozen_layers_are_still_looked_at():
     model = pruned_model()
     model.get_layer("conv").trainable = False
