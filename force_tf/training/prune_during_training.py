@@ -54,7 +54,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
         granularity: What a cut keeps or prunes as one, as in `PruneAtInit`; swaps exchange single weights.
         data: What `fit` takes, for gradients: each update takes the next `batches` batches of it, which are not those
             that the model trains on. Needed where a score or a swap needs it.
-        loss: The loss to take gradients of, as in `PruneAtInit.find_masks`; None for the model's compiled loss.
+        loss: The loss to take gradients of, as in `PruneAtInit.find_masks`; None for what the model trains on.
         batches: How many batches an update averages gradients over.
         batch_size: The batch size for data given as arrays.
         seed: Shuffles data given as arrays, and draws random scores.
