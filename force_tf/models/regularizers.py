@@ -41,7 +41,7 @@ def without_regularizers(model: Any, stand_in: ZeroRegularizer) -> restoring:
     Returns:
         The context manager of the block.
     """
-    layers = [layer for layer in keras_internals.inner_layers(model) if layer.activity_regularizer is not None]
+    layers = [layer for layer in keras_internals.inner_layers(model) if _regularizes_activities(layer)]
     of_activities = [layer.activity_regularizer for layer in layers]
     variables, functions = [], []
     if keras_of(model) is keras:
@@ -67,3 +67,10 @@ def without_regularizers(model: Any, stand_in: ZeroRegularizer) -> restoring:
             losses[:] = before
 
     return restoring(put_back, set_aside)
+
+
+def _regularizes_activities(layer: Any) -> bool:
+    # The wrappers of tf_keras only show that of the layer inside them.
+    shown = getattr(type(layer), "activity_regularizer", None)
+    shown_only = isinstance(shown, property) and shown.fset is None
+    return not shown_only and layer.activity_regularizer is not None

@@ -105,6 +105,23 @@ def test_regularizers_of_weights_and_activities_are_no_part_of_it(module, method
     assert len(regularized.losses) >= losses
 
 
+@KERASES
+@pytest.mark.parametrize("wrapper", ["TimeDistributed", "Bidirectional"])
+def test_regularizers_in_wrappers(module, wrapper):
+    def model(regularizer):
+        module.utils.set_random_seed(0)
+        options = {"activity_regularizer": regularizer, "kernel_regularizer": regularizer}
+        inner = module.layers.Dense(3, **options) if wrapper == "TimeDistributed" else module.layers.GRU(3, **options)
+        wrapped = getattr(module.layers, wrapper)(inner, name="wrapped")
+        model = module.Sequential([module.Input((4, 5)), wrapped, module.layers.Flatten(), module.layers.Dense(2)])
+        model.compile("sgd", "mse")
+        return model
+
+    data = (RANDOM.standard_normal((8, 4, 5)), RANDOM.standard_normal((8, 2)))
+    regularized = model(module.regularizers.L2(9.0))
+    np.testing.assert_array_equal(found(regularized, data), found(model(None), data))
+
+
 def coder(module, loss="mse", **methods):
     """A subclassed model that adds a loss of its hidden units and outputs."""
 
