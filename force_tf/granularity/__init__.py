@@ -11,10 +11,28 @@ from force_tf.granularity.channels import Channels
 from force_tf.granularity.pattern import Pattern
 from force_tf.support import arguments
 
-__all__ = ["Blocks", "Channels", "Granularity", "Pattern", "Plan", "Weights", "resolve", "split"]
+__all__ = ["Blocks", "Channels", "Granularity", "Pattern", "Plan", "Weights", "check_scope", "resolve", "split"]
 
 
 _NAMED: dict[str, type[Granularity]] = {kind.value: kind for kind in (Weights, Channels)}
+
+
+def check_scope(scope: Any, granularity: Granularity) -> str:
+    """Returns what the scores are compared within, checked: "global", "layer" or "erk".
+
+    Args:
+        scope: What `scope=` says.
+        granularity: What is kept or pruned as one.
+
+    Raises:
+        ValueError: If it is none of these, or does not go with the granularity.
+    """
+    scope = arguments.one_of("scope", scope, ("global", "layer", "erk"))
+    if scope == "erk" and isinstance(granularity, Channels):
+        raise ValueError(
+            'Expected scope="global" or "layer" for whole channels. Received: scope="erk", granularity="channel"'
+        )
+    return scope
 
 
 def resolve(value: Any) -> Granularity:

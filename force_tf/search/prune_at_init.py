@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from force_tf import criteria, layers, schedules
-from force_tf.granularity import Granularity, Plan, resolve, split
+from force_tf.granularity import Granularity, Plan, check_scope, resolve, split
 from force_tf.masks import Masks
 from force_tf.models.keras_models import check_model, preserved_variables
 from force_tf.models.layer_selection import LayerSelection
@@ -47,7 +47,8 @@ class PruneAtInit:
         revive: Whether pruned weights may come back; None for the method's own: only in "force" and "early_ticket".
         invert: Whether to keep the weights with the lowest scores instead, as a sanity check of a method: if networks
             train as well with them, its scores say nothing.
-        scope: "global" to compare all weights with each other, or "layer" to keep the same fraction of each tensor.
+        scope: "global" to compare all weights with each other; "layer" to keep the same fraction of each tensor; "erk"
+            (Erdős–Rényi kernel) to keep of each tensor a number in proportion to the sum of its shape, or all it has.
         min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
             allows). Taken from the k_t.
         granularity: What is kept or pruned as one: "weight"; the shape of a block along the last axes of every weight,
@@ -108,10 +109,10 @@ class PruneAtInit:
         self.batches = arguments.integer("batches", batches, minimum=1)
         self.revive = bool(arguments.one_of("revive", preset.revive if revive is None else revive, (True, False)))
         self.invert = bool(arguments.one_of("invert", invert, (True, False)))
-        self.scope = arguments.one_of("scope", scope, ("global", "layer"))
         self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
         self._granularity = resolve(granularity)
         self.granularity = self._granularity.value
+        self.scope = check_scope(scope, self._granularity)
         self.layers = layers
         self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
         self.history: list[dict[str, Any]] = []

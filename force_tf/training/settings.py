@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from force_tf import schedules
-from force_tf.granularity import Granularity, Weights, resolve
+from force_tf.granularity import Granularity, Weights, check_scope, resolve
 from force_tf.support import arguments
 from force_tf.training import methods
 from force_tf.training.timetable import interval, point
@@ -110,7 +110,6 @@ def _with_changes(row: methods.Method, **given: Any) -> methods.Method:
     if "schedule" in given:
         given["updates"] = updates_of(given["schedule"])
     row = dataclasses.replace(row, **given)
-    arguments.one_of("scope", row.scope, ("global", "layer", "erk"))
     arguments.one_of("revive", row.revive, (True, False))
     arguments.integer("batches", row.batches, minimum=1)
     return row
@@ -144,10 +143,7 @@ def _check(settings: Settings) -> None:
             'Expected granularity="weight" for a method that swaps, since it exchanges single weights. '
             f"Received: method={method!r}, granularity={settings.granularity.value!r}"
         )
-    if row.scope == "erk" and settings.granularity.value == "channel":
-        raise ValueError(
-            'Expected scope="global" or "layer" for whole channels. Received: scope="erk", granularity="channel"'
-        )
+    check_scope(row.scope, settings.granularity)
     scores = [row.score, None if row.swap is None else row.swap.criterion]
     if settings.data is None and any(score is not None and score.needs_data for score in scores):
         raise ValueError(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import force_tf
 from force_tf import schedules
 from force_tf.granularity import selection
 from force_tf.granularity.selection import apportion, select, top_k
@@ -235,3 +236,26 @@ def test_more_than_is_eligible_is_refused():
 def test_floors_that_need_too_much_are_refused():
     with pytest.raises(ValueError, match=r"^Expected a floor that the 3 kept weights .*Received: min_per_layer=2$"):
         select(np.zeros(8), [4, 4], 3, min_per_layer=2)
+
+
+@pytest.mark.parametrize("scheme", ["random", "magnitude"])
+def test_erk_of_a_search(either_keras, scheme):
+    layers = either_keras.layers
+    model = either_keras.Sequential(
+        [
+            either_keras.Input((5, 5, 3)),
+            layers.Conv2D(4, 3, name="conv"),
+            layers.Flatten(),
+            layers.Dense(20, name="hidden"),
+            layers.Dense(2, name="logits"),
+        ]
+    )
+    masks = force_tf.PruneAtInit(scheme, sparsity=0.9, scope="erk", seed=0).find_masks(model, verbose=0)
+    # 108, 720 and 40 weights; 87 are kept, in proportion to 3 + 3 + 3 + 4, 36 + 20 and 20 + 2.
+    assert [int(mask.sum()) for mask in masks.values()] == [12, 54, 21]
+    assert masks.metadata["scope"] == "erk"
+
+
+def test_erk_goes_with_no_channels():
+    with pytest.raises(ValueError, match=r'^Expected scope="global" or "layer" for whole channels'):
+        force_tf.PruneAtInit("magnitude", scope="erk", granularity="channel")
