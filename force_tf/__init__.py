@@ -9,7 +9,7 @@ from force_tf.cost.flops import count_flops  # noqa: E402
 from force_tf.export import benchmark_tflite, evaluate_tflite, export_tflite  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.masks import Masks  # noqa: E402
-from force_tf.models.collapse import CollapsedError, LayerCollapseWarning  # noqa: E402
+from force_tf.models.collapse import CollapsedError, ConstantOutputWarning, LayerCollapseWarning  # noqa: E402
 from force_tf.models.layer_kinds import register_layer, register_prunable  # noqa: E402
 from force_tf.search.prune_at_init import PruneAtInit  # noqa: E402
 from force_tf.search.zero_scores import ZeroScoresWarning  # noqa: E402
@@ -19,6 +19,7 @@ from force_tf.version import __version__  # noqa: E402
 
 __all__ = [
     "CollapsedError",
+    "ConstantOutputWarning",
     "LayerCollapseWarning",
     "MaskedLayer",
     "Masks",

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
-from force_tf.models.keras_models import array_variables
+from force_tf.models.keras_models import array_variables, state_variables
 from force_tf.objective.batches import Batch
 from force_tf.objective.gradients import GradientFunction
 
@@ -103,7 +103,8 @@ class _State:
         self.variables = [weight.variable for weight in network.weights] + network.other_variables
         self.trainable = [tf.convert_to_tensor(variable) for variable in self.variables]
         trainable = {id(variable) for variable in network.model.trainable_variables}
-        self._others = [each for each in array_variables(network.model) if id(each) not in trainable]
+        every = array_variables(network.model) + state_variables(network.model)
+        self._others = [each for each in every if id(each) not in trainable]
         self._other_values = [tf.convert_to_tensor(variable) for variable in self._others]
 
     def restore(self) -> None:

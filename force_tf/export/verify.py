@@ -15,7 +15,8 @@ import tensorflow as tf
 from force_tf.export.convert import infer, output_names
 from force_tf.export.programs.child import run_program
 from force_tf.export.samples import Signature
-from force_tf.export.states import initial_states, state_variables
+from force_tf.export.states import initial_states
+from force_tf.models.keras_models import state_variables
 
 
 class RunError(ValueError):

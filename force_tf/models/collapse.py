@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from force_tf.models.keras_models import input_specs, preserved_variables
+from force_tf.models.keras_models import input_specs, preserved_states, preserved_variables
 from force_tf.models.weights import PrunableWeight
 from force_tf.support.arrays import row_count, take_rows
 
@@ -20,12 +21,47 @@ class LayerCollapseWarning(UserWarning):
     """The output of a pruned network no longer depends on its input."""
 
 
+class ConstantOutputWarning(UserWarning):
+    """An output of a network does not depend on its input, even before pruning."""
+
+
 class CollapsedError(ValueError):
     """A network whose output does not depend on its input has no part that could be kept."""
 
 
-def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any | None:
-    """Returns a few rows to try a model on: real ones if they differ, else random ones; None if no shape is known.
+class Probe(NamedTuple):
+    """Two batches of as many rows to try a model on.
+
+    Attributes:
+        rows: Rows that differ.
+        others: The first of them in the place of every row; where a batch has but one row, another one.
+        is_telling: Whether a model that does not tell them apart ignores its input. Integers and strings that are drawn
+            at random may all be unknown to the lookups of a model.
+    """
+
+    rows: Any
+    others: Any
+    is_telling: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What came of trying a pruned network.
+
+    Attributes:
+        blamed: The paths of the weights that keep nothing, else of the three that keep the smallest part, if an output
+            depends on the input no longer; empty if the network has not collapsed.
+        constant_outputs: The names of the outputs that do not depend on the input without masks either.
+        output_count: How many outputs there are.
+    """
+
+    blamed: list[str]
+    constant_outputs: list[str]
+    output_count: int
+
+
+def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Probe | None:
+    """Returns what to try a model on: real rows if they differ, else random ones; None if no shape is known.
 
     A model of a fixed batch size is tried on so many rows.
     """
@@ -34,8 +70,8 @@ def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any |
         rows = tf.nest.map_structure(
             lambda leaf: take_rows(leaf, np.arange(min(count, row_count(leaf)))), batches.first.x
         )
-        if all(row_count(leaf) > 1 for leaf in tf.nest.flatten(rows)):
-            return rows
+        if _rows_differ(rows):
+            return Probe(rows, _copies_of_first(rows), is_telling=True)
     try:
         specs = input_specs(model, batches)
     except ValueError:
@@ -49,7 +85,21 @@ def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Any |
             return tf.constant(random.standard_normal(shape), spec.dtype)
         return tf.constant(random.integers(0, 2, shape), spec.dtype)  # indices that every table has
 
-    return tf.nest.map_structure(draw, specs)
+    rows = tf.nest.map_structure(draw, specs)
+    others = _copies_of_first(rows) if count > 1 else tf.nest.map_structure(draw, specs)
+    return Probe(rows, others, is_telling=all(spec.dtype.is_floating for spec in tf.nest.flatten(specs)))
+
+
+def _rows_differ(rows: Any) -> bool:
+    leaves = tf.nest.flatten(rows)
+    if any(row_count(leaf) < 2 for leaf in leaves):
+        return False
+    # Rows of sparse and ragged arrays are hardly ever equal.
+    return any(not isinstance(leaf, tf.Tensor) or bool(tf.reduce_any(leaf[1:] != leaf[:1])) for leaf in leaves)
+
+
+def _copies_of_first(rows: Any) -> Any:
+    return tf.nest.map_structure(lambda leaf: take_rows(leaf, np.zeros(row_count(leaf), np.int64)), rows)
 
 
 def _fixed_batch_size(model: Any) -> int | None:
@@ -57,10 +107,8 @@ def _fixed_batch_size(model: Any) -> int | None:
     return max((size for size in sizes if size is not None), default=None)
 
 
-def collapsed_weights(
-    model: Any, weights: Sequence[PrunableWeight], masks: Sequence[np.ndarray], inputs: Any
-) -> list[str]:
-    """Says which weights are to blame if the pruned network's output no longer depends on its input.
+def try_masks(model: Any, weights: Sequence[PrunableWeight], masks: Sequence[np.ndarray], probe: Probe) -> Trial:
+    """Tries whether a network's outputs depend on its input, pruned and not.
 
     Skip connections make a layer without weights harmless, so the network is run in inference mode rather than its
     weights counted: it has collapsed if one of its outputs is the same for the rows and for copies of the first row,
@@ -70,38 +118,63 @@ def collapsed_weights(
         model: The Keras model with its dense weights; it comes back as it was.
         weights: Its prunable weights.
         masks: One boolean array per weight.
-        inputs: A batch to try it on.
-
-    Returns:
-        The paths of the weights that keep nothing, else of the three that keep the smallest part; an empty list if the
-        network has not collapsed.
+        probe: What to try it on.
     """
     with preserved_variables(model):
-        dense = ignored_inputs(model, inputs)
+        dense = _responses(model, probe)
         for weight, mask in zip(weights, masks):
             weight.variable.assign(tf.where(mask, weight.variable, 0))
-        masked = ignored_inputs(model, inputs)
-    if not any(now and not before for now, before in zip(masked, dense)):
-        return []
+        masked = _responses(model, probe)
+    constant = [response.output for response in dense if probe.is_telling and response.is_none]
+    if not any(now.is_rounding and not before.is_rounding for now, before in zip(masked, dense)):
+        return Trial([], constant, len(dense))
     empty = [weight.path for weight, mask in zip(weights, masks) if not mask.any()]
     thinnest = sorted(range(len(weights)), key=lambda i: masks[i].mean())[:3]
-    return empty or [weights[i].path for i in sorted(thinnest)]
+    return Trial(empty or [weights[i].path for i in sorted(thinnest)], constant, len(dense))
 
 
-def ignored_inputs(model, inputs) -> list[bool]:
-    """For each output: does it stay the same, up to rounding, when the first row takes the place of every row?
+class _Response(NamedTuple):
+    """What becomes of an output when others take the place of some rows.
+
+    Attributes:
+        output: The name of the output, or its number.
+        is_none: Whether nothing does: not a bit of its real numbers changes.
+        is_rounding: Whether it changes by no more than rounding.
+    """
+
+    output: str
+    is_none: bool
+    is_rounding: bool
+
+
+def ignored_inputs(model: Any, probe: Probe) -> list[bool]:
+    """Returns for each output of a model whether it is the same, up to rounding, for both batches of a probe."""
+    return [response.is_rounding for response in _responses(model, probe)]
+
+
+def _responses(model: Any, probe: Probe) -> list[_Response]:
+    """Compares each output for the rows and for the first row in the place of every row.
 
     Comparing the rows of one output would take the different rounding of equal rows, which grows from layer to layer,
     for a dependence on the input. Here both sides add up the same numbers in the same places.
     """
-    copies = tf.nest.map_structure(lambda leaf: take_rows(leaf, np.zeros(row_count(leaf), int)), inputs)
-    outputs = [tf.nest.flatten(model(rows, training=False)) for rows in (inputs, copies)]
-    ignored = []
-    for output, of_copies in zip(*outputs):
-        values, others = (np.asarray(tf.cast(part, tf.float64)) for part in (output, of_copies))
-        spread = np.abs(values - others).max(initial=0.0)
-        ignored.append(bool(spread <= 2 * _eps(output.dtype) * np.abs(values).max(initial=0.0)))
-    return ignored
+    outputs = []
+    for rows in (probe.rows, probe.others):
+        with preserved_states(model):  # which starts both times from the same ones
+            outputs.append(model(rows, training=False))
+    pairs = list(zip(*map(tf.nest.flatten, outputs)))
+    responses = []
+    for name, (output, of_others) in zip(_output_names(model, outputs[0], len(pairs)), pairs):
+        values, others = (np.asarray(tf.cast(part, tf.float64)) for part in (output, of_others))
+        change = np.abs(values - others).max(initial=0.0)
+        rounding = 2 * _eps(output.dtype) * np.abs(values).max(initial=0.0)
+        responses.append(_Response(name, bool(output.dtype.is_floating and change == 0.0), bool(change <= rounding)))
+    return responses
+
+
+def _output_names(model: Any, outputs: Any, count: int) -> list[str]:
+    names = sorted(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", None) or []
+    return list(map(str, names if len(names) == count else range(count)))
 
 
 def _eps(dtype: tf.DType) -> float:
@@ -119,3 +192,21 @@ def collapse_message(paths: Sequence[str], masks: dict[str, np.ndarray]) -> str:
         "lower `sparsity`, more `steps`, more `batches`, `min_per_layer=`, `scope='layer'`, or a method that keeps "
         "every layer alive, such as 'synflow'."
     )
+
+
+def constant_output_message(trial: Trial) -> str:
+    """Returns the text of the warning: which outputs ignore the input, and what helps."""
+    return (
+        f"{constant_outputs(trial)}, so that a loss says little about the weights: look for layers that start at zero, "
+        "dead or saturated activations and a softmax over one unit, and search with trained or perturbed weights there."
+    )
+
+
+def constant_outputs(trial: Trial) -> str:
+    """Returns the beginning of a sentence: which outputs ignore the input."""
+    if trial.output_count == 1:
+        return "Even without pruning the network's output does not depend on its input"
+    names = ", ".join(map(repr, trial.constant_outputs))
+    several = len(trial.constant_outputs) > 1
+    outputs, do = ("outputs", "do") if several else ("output", "does")
+    return f"Even without pruning the network's {outputs} {names} {do} not depend on its input"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -68,6 +68,16 @@ def array_variables(item: Any) -> list[Any]:
     return [variable for variable in item.variables if isinstance(variable, (keras.Variable, tf.Variable))]
 
 
+def state_variables(model: Any) -> list[Any]:
+    """Returns the variables that hold the states of a model's stateful layers, of either Keras, from call to call.
+
+    Keras 3 does not list them among the variables of a model.
+    """
+    layers = (layer for layer in keras_internals.inner_layers(model) if getattr(layer, "stateful", False))
+    states = (keras.tree.flatten(getattr(layer, "states", None)) for layer in layers)
+    return [state for layer_states in states for state in layer_states if hasattr(state, "assign")]
+
+
 def compile_arguments(model: Any) -> dict[str, Any]:
     """Returns the arguments that a model was compiled with, the objects themselves; an empty dict if it was not."""
     return dict(keras_internals.compiled_arguments(model)) if keras_internals.is_compiled(model) else {}
@@ -118,20 +128,20 @@ def check_model(model: Any) -> None:
 def preserved_variables(model: Any) -> restoring:
     """Puts every variable of the model back, bit for bit, when a block ends, fails or is interrupted, however often.
 
-    A forward pass in training mode moves batch statistics and advances the seeds of Dropout; calls and losses of the
-    user's may update metrics; a search also assigns masked weights. Metrics that appear meanwhile are reset.
+    A forward pass in training mode moves batch statistics, the states of stateful layers and the seeds of Dropout; calls
+    and losses of the user's may update metrics; a search also assigns masked weights. Metrics that appear meanwhile are
+    reset.
 
     Returns:
         The context manager of the block.
     """
     # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
     metrics = {id(metric): metric for metric in _metrics(model)}
-    variables = [*array_variables(model), *(each for metric in metrics.values() for each in metric.variables)]
-    state = [(variable, tf.convert_to_tensor(variable)) for variable in variables]
+    of_metrics = [variable for metric in metrics.values() for variable in metric.variables]
+    state = _values([*array_variables(model), *state_variables(model), *of_metrics])
     # The random layers of tf_keras hold their seeds outside of their variables, and count one up whenever it is traced.
     random = keras_internals.random_generators(keras_internals.inner_layers(model))
-    states = [each.state for each in random if each.state is not None]
-    state += [(variable, tf.convert_to_tensor(variable)) for variable in states]
+    state += _values([each.state for each in random if each.state is not None])
     seeds = [each.seed for each in random]
 
     def put_back() -> None:
@@ -149,6 +159,25 @@ def preserved_variables(model: Any) -> restoring:
 def _metrics(model: Any) -> list[Any]:
     # Keras 3 does not count their variables among those of a model. The user's own `metrics` may want a compiled one.
     return keras_of(model).Model.metrics.fget(model)
+
+
+def preserved_states(model: Any) -> restoring:
+    """Puts the states of a model's stateful layers back when a block ends, fails or is interrupted.
+
+    Returns:
+        The context manager of the block.
+    """
+    state = _values(state_variables(model))
+
+    def put_back() -> None:
+        for variable, value in state:
+            variable.assign(value)
+
+    return restoring(put_back)
+
+
+def _values(variables: Sequence[Any]) -> list[tuple[Any, tf.Tensor]]:
+    return [(variable, tf.convert_to_tensor(variable)) for variable in variables]
 
 
 def check_inputs(model: Any, inputs: Any) -> None:

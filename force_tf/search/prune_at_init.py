@@ -21,11 +21,12 @@ from force_tf.search import presets
 from force_tf.search.checkpoint import Checkpoint, Progress
 from force_tf.search.collapse_check import check_collapse
 from force_tf.search.data import check_loss_argument, search_data
+from force_tf.search.findings import facts_of, warnings_of
 from force_tf.search.flat_scores import fill, saliency_kept, score_dtype
 from force_tf.search.metadata import search_description, settings_of
 from force_tf.search.network import build_network, check_searchable, prepared
 from force_tf.search.planning import make_plan
-from force_tf.search.zero_scores import ZeroScores, ZeroScoresWarning
+from force_tf.search.zero_scores import ZeroScores
 from force_tf.support import arguments
 
 
@@ -161,6 +162,8 @@ class PruneAtInit:
         Warns:
             LayerCollapseWarning: If the output of the pruned network no longer depends on its input.
             ZeroScoresWarning: If scores that are exactly zero decide what is pruned.
+            ConstantOutputWarning: If an output does not depend on the input even before pruning; where scores are zero
+                for that reason, the ZeroScoresWarning says it.
         """
         return self._find_masks(model, data, loss, batch_size, verbose, checkpoint)
 
@@ -215,12 +218,10 @@ class PruneAtInit:
         with preserved_variables(network.model):
             keep = self._search(network, plan, granularity, zeros, verbose, kept)
         masks = dict(zip((weight.path for weight in weights), split(keep, weights)))
-        # Two frames up: past the public method that called.
-        collapse = check_collapse(model, weights, masks, batches=given.batches, random=random, stacklevel=3)
-        message = zeros.message(masks, bool(collapse["collapsed"]))
-        if message:
-            warnings.warn(message, ZeroScoresWarning, stacklevel=3)
-        return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | collapse)
+        trial = check_collapse(model, weights, list(masks.values()), given.batches, random)
+        for text, category in warnings_of(trial, zeros, masks):
+            warnings.warn(text, category, stacklevel=3)  # at the caller of the public method
+        return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | facts_of(trial))
 
     def _search(
         self,

@@ -65,13 +65,14 @@ class ZeroScores:
         """Notes what `state` returned."""
         self._without_scores, self._by_index = list(state["without_scores"]), state["by_index"]
 
-    def message(self, masks: Mapping[str, np.ndarray], collapsed: bool) -> str | None:
+    def message(self, masks: Mapping[str, np.ndarray], collapsed: bool, cause: str | None = None) -> str | None:
         """Returns what to tell the user, or None if no zero decided anything.
 
         Args:
             masks: What the search keeps.
             collapsed: Whether the pruned network has collapsed. Then its scores are zero because of that, which has a
                 warning of its own, unless they were zero before.
+            cause: A sentence that tells why, if that is known.
         """
         paths = [path for path in self._without_scores if not masks[path].all()]
         by_index = self._by_index and (bool(paths) or not collapsed)
@@ -87,6 +88,8 @@ class ZeroScores:
             )
         if by_index:
             parts.append("Fewer scores than weights to keep are not zero: the rest was kept by its index alone.")
+        if cause:
+            parts.append(cause)
         parts.append(
             "What helps: leave out what should stay whole, by `layer.trainable = False` or `layers=`; where a head or "
             "a branch starts at zero, search with trained or perturbed weights in it; `min_per_layer=` keeps some "

@@ -103,8 +103,65 @@ def test_one_dead_output_of_two_counts():
 def test_a_network_that_never_depended_on_its_input_is_not_blamed_on_pruning():
     model = plain()
     model.get_layer("second").kernel.assign(np.zeros((8, 8)))
-    masks = force_tf.PruneAtInit("random", sparsity=0.2, seed=0).find_masks(model, verbose=0)
+    expected = r"^Even without pruning the network's output does not .*start at zero.*trained or perturbed weights"
+    with pytest.warns(force_tf.ConstantOutputWarning, match=expected) as caught:
+        masks = force_tf.PruneAtInit("random", sparsity=0.2, seed=0).find_masks(model, verbose=0)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
     assert masks.metadata["collapsed"] is False
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_which_of_several_outputs_ignores_its_input(either_keras, form):
+    layers = either_keras.layers
+    inputs = either_keras.Input((6,))
+    good, bad = layers.Dense(4, name="good")(inputs), layers.Dense(1, name="bad", kernel_initializer="zeros")(inputs)
+    model = either_keras.Model(inputs, [good, bad] if form == "list" else {"good": good, "bad": bad})
+    with pytest.warns(force_tf.ConstantOutputWarning, match="^Even .* output 'bad' does not "):
+        force_tf.PruneAtInit("random", sparsity=0.2).find_masks(model, verbose=0)
+
+
+def test_equal_rows_do_not_tell_whether_an_output_depends_on_them():
+    data = np.ones((20, 6), "float32"), np.zeros(20, "int64")
+    assert force_tf.PruneAtInit("magnitude", 0.2).find_masks(plain(), data, verbose=0).metadata["collapsed"] is False
+    with pytest.warns(force_tf.LayerCollapseWarning, match="second/kernel"):
+        force_tf.PruneAtInit(Kill("second"), sparsity=0.5).find_masks(plain(), data, verbose=0)
+
+
+def test_words_that_no_vocabulary_knows_do_not_tell_either():
+    words = keras.Input((3,), dtype="string")
+    x = keras.layers.StringLookup(vocabulary=["cat", "dog"])(words)
+    x = keras.layers.Flatten()(keras.layers.Embedding(4, 5)(x))
+    model = keras.Model(words, keras.layers.Dense(2)(x))
+    force_tf.PruneAtInit("magnitude", sparsity=0.2).find_masks(model, verbose=0)  # warnings are errors
+    unknown = np.array([["a", "b", "c"], ["d", "e", "f"]]), np.zeros(2, "int64")
+    with pytest.warns(force_tf.ConstantOutputWarning):
+        force_tf.PruneAtInit("magnitude", sparsity=0.2).find_masks(model, unknown, verbose=0)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_fixed_batch_sizes_and_states(size):
+    model = keras.Sequential(
+        [
+            keras.Input(batch_shape=(size, 4, 2)),
+            keras.layers.LSTM(3, stateful=True, name="lstm"),
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+    assert force_tf.PruneAtInit("random", 0.1, seed=0).find_masks(model, verbose=0).metadata["collapsed"] is False
+
+    class Recurrent(force_tf.criteria.Criterion):
+        """Keeps the weights between the states and the head alone: the state lives, but reads no input."""
+
+        needs_data = False
+
+        def scores(self, network):
+            return [tf.fill(each.shape, 0.5 if each.path.endswith("cell/kernel") else 1.0) for each in network.weights]
+
+    model.set_weights([np.full(weight.shape, 0.5, "float32") for weight in model.get_weights()])
+    kept = 3 * 12 + 3 * 2
+    with pytest.warns(force_tf.LayerCollapseWarning, match="lstm_cell/kernel"):
+        force_tf.PruneAtInit(Recurrent(), sparsity=1 - kept / (kept + 2 * 12)).find_masks(model, verbose=0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "float32", "float64"])

@@ -19,11 +19,13 @@ def test_stateful_layers_and_fixed_batch_sizes(either_keras, size):
     model.compile("adam", "mse")
     rng = np.random.default_rng(0)
     batches = [(rng.normal(size=(size, 5, 4)).astype("float32"), np.zeros((size, 1), "float32")) for _ in range(2)]
-    before = [np.array(variable) for variable in model.variables]
+    model.predict(batches[0][0], verbose=0)  # so that its states are not zero
+    states = model.layers[-2].states
+    before = [np.array(variable) for variable in [*model.variables, *states]]
     masks = force_tf.PruneAtInit("force", sparsity=0.5, steps=3).find_masks(model, batches, verbose=0)
     assert masks.sparsity == pytest.approx(0.5, abs=0.01)
     assert masks.metadata["collapsed"] is False
-    for variable, value in zip(model.variables, before):
+    for variable, value in zip([*model.variables, *states], before):
         np.testing.assert_array_equal(np.array(variable), value)
 
 

@@ -33,7 +33,8 @@ def caught_by(search):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         search()
-    return [each for each in caught if each.category is force_tf.ZeroScoresWarning]
+    assert {each.category for each in caught} <= {force_tf.ZeroScoresWarning}
+    return caught
 
 
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
@@ -48,6 +49,7 @@ def test_a_zero_head_is_said_once(library, method, steps):
     assert "body/kernel" in message
     assert "head/kernel" in message
     assert "by its index" in message
+    assert "Even without pruning the network's output does not depend on its input." in message
     assert "layers=" in message
 
 
@@ -60,6 +62,7 @@ def test_a_network_with_scores_is_not_warned_of(method):
 def test_magnitudes_of_zero_weights():
     with pytest.warns(force_tf.ZeroScoresWarning, match=r"^All scores of head/kernel \(keeps 0 of 48\)") as caught:
         force_tf.PruneAtInit("magnitude", 0.8).prune(network(keras), (X, Y), verbose=0)
+    assert len(caught) == 1
     assert "by its index" not in str(caught[0].message), "the body has 128 weights that are not zero"
     assert caught[0].filename == __file__
 
