@@ -128,9 +128,8 @@ def check_model(model: Any) -> None:
 def preserved_variables(model: Any) -> restoring:
     """Puts every variable of the model back, bit for bit, when a block ends, fails or is interrupted, however often.
 
-    A forward pass in training mode moves batch statistics, the states of stateful layers and the seeds of Dropout; calls
-    and losses of the user's may update metrics; a search also assigns masked weights. Metrics that appear meanwhile are
-    reset.
+    A forward pass in training mode moves batch statistics, states of stateful layers and seeds of Dropout; calls and
+    losses of the user's may update metrics; a search also assigns masked weights. Metrics that are new then are reset.
 
     Returns:
         The context manager of the block.

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from force_tf.models import keras_internals
-from force_tf.models.keras_models import array_variables
+from force_tf.models.keras_models import array_variables, state_variables
 
 
 class ModelState:
@@ -26,7 +26,7 @@ class ModelState:
         # The random layers of tf_keras hold their generators outside of all variables of the model.
         self._random = keras_internals.random_generators(keras_internals.inner_layers(model))
         generators = [each.state for each in self._random if each.state is not None]
-        self._variables = [*array_variables(model), *generators]
+        self._variables = [*array_variables(model), *state_variables(model), *generators]
         self.values = [tf.convert_to_tensor(variable) for variable in self._variables]
 
     def changes(self, without: Collection[int] = ()) -> dict[int, tf.Tensor]:
