@@ -9,7 +9,7 @@ from force_tf.criteria.grasp import GraSP, IterGraSP
 from force_tf.criteria.network import Network
 from force_tf.criteria.prospr import ProsPr
 from force_tf.criteria.snip import SNIP
-from force_tf.criteria.synflow import SynFlow
+from force_tf.criteria.synflow import SynFlow, SynFlowL2
 
 __all__ = [
     "FORCE",
@@ -24,4 +24,5 @@ __all__ = [
     "ProsPr",
     "Random",
     "SynFlow",
+    "SynFlowL2",
 ]

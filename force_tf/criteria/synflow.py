@@ -45,6 +45,24 @@ class SynFlow(Criterion):
         return (tf.abs(weight * gradient) for weight, gradient in zip(network.masked_weights(), gradients))
 
 
+@dataclasses.dataclass(frozen=True)
+class SynFlowL2(SynFlow):
+    """Synaptic flow over squared weights, |θ̄² ⊙ ∂R/∂(θ̄²)|, with R the sum of the outputs for one input of ones.
+
+    As `SynFlow`, but every weight and statistic is replaced by its square: R sums, over the paths through the network,
+    the products of squared weights rather than those of absolute ones. Of the trace of the neural tangent kernel that
+    is the factor which does not depend on data.
+
+    References:
+        - [A Unified Paths Perspective for Pruning at Initialization](https://arxiv.org/abs/2101.10552)
+    """
+
+    def prepare(self, network: Network) -> None:
+        for variable in array_variables(network.model):
+            if tf.as_dtype(variable.dtype).is_floating:
+                variable.assign(tf.square(variable))
+
+
 def _one_row_of_ones(spec: tf.TensorSpec) -> tf.Tensor:
     shape = [1, *spec.shape[1:]]
     return tf.fill(shape, "1") if spec.dtype == tf.string else tf.ones(shape, spec.dtype)

@@ -25,6 +25,7 @@ PRESETS = {
     "grasp": Preset(criteria.GraSP),
     "iter_grasp": Preset(criteria.IterGraSP, steps=60),
     "synflow": Preset(criteria.SynFlow, steps=100),
+    "synflow_l2": Preset(criteria.SynFlowL2, steps=100),
     "prospr": Preset(criteria.ProsPr),
     "early_ticket": Preset(criteria.EarlyTicket, steps=60, revive=True),
     "magnitude": Preset(criteria.Magnitude),
@@ -41,8 +42,11 @@ def resolve(method: str | criteria.Criterion) -> tuple[str, criteria.Criterion, 
     """
     if isinstance(method, criteria.Criterion):
         for name, preset in PRESETS.items():
+            if type(method) is preset.criterion:
+                return name, method, preset
+        for preset in PRESETS.values():
             if isinstance(method, preset.criterion):
-                return name if type(method) is preset.criterion else type(method).__name__, method, preset
+                return type(method).__name__, method, preset
         return type(method).__name__, method, Preset(type(method))
     if not isinstance(method, str):
         raise TypeError(f"Expected `method` to be a name or a force_tf.criteria.Criterion. Received: method={method!r}")

@@ -178,7 +178,7 @@ def test_force_revives_weights_and_iter_snip_does_not(either_keras):
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        *(("snip", 1), ("grasp", 1), ("prospr", 1), ("synflow", 100)),
+        *(("snip", 1), ("grasp", 1), ("prospr", 1), ("synflow", 100), ("synflow_l2", 100)),
         *(("iter_snip", 60), ("force", 60), ("iter_grasp", 60), ("early_ticket", 60)),
     ],
 )
@@ -190,6 +190,7 @@ def test_a_criterion_brings_the_defaults_of_its_method():
     by_name, by_object = force_tf.PruneAtInit("synflow"), force_tf.PruneAtInit(force_tf.criteria.SynFlow())
     assert (by_object.method, by_object.steps, by_object.revive) == (by_name.method, by_name.steps, by_name.revive)
     assert force_tf.PruneAtInit(force_tf.criteria.FORCE()).revive
+    assert force_tf.PruneAtInit(force_tf.criteria.SynFlowL2()).method == "synflow_l2"
     assert force_tf.PruneAtInit(force_tf.criteria.GraSP(temperature=1.0)).criterion.temperature == 1.0
 
 
