@@ -109,7 +109,7 @@ def check_model(model: Any) -> None:
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If Keras runs on another backend, or the model has no weights yet.
+        ValueError: If Keras runs on another backend, or the model has no weights yet or no `call`.
     """
     if not is_model(model):
         raise TypeError(f"Expected a model of keras or tf_keras. Received: {type(model).__name__}")
@@ -119,10 +119,29 @@ def check_model(model: Any) -> None:
             f"Received: the {keras.backend.backend()!r} backend."
         )
     if not model.built:
+        check_has_call(model)
         raise ValueError(
             "Expected a model that is built, so that its weights exist: give it an Input, call `model.build(shape)`, "
             f"or call it on a batch. Received: the unbuilt model {model.name!r}"
         )
+
+
+def check_has_call(model: Any) -> None:
+    """Raises unless a model computes an output, as those do not that only train others, such as a GAN.
+
+    Raises:
+        ValueError: If it has no `call`; it names the models in it.
+    """
+    module = keras_of(model)
+    owner = next((cls for cls in type(model).__mro__ if "call" in vars(cls)), None)
+    if is_graph(model) or "call" in vars(model) or owner not in (module.Model, module.layers.Layer):
+        return
+    parts = [f"`model.{name}`" for name, value in vars(model).items() if not name.startswith("_") and is_model(value)]
+    what = f", each by itself: {' or '.join(parts)}" if parts else ""
+    raise ValueError(
+        f"Expected a model that can be called; one that only trains others is pruned by the models in it{what}. "
+        f"Received: the model {model.name!r} of class {type(model).__name__}, which has no `call`"
+    )
 
 
 def preserved_variables(model: Any) -> restoring:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
+
+import tensorflow as tf
 
 from force_tf.criteria import Criterion
 from force_tf.models.keras_models import check_inputs
 from force_tf.objective.batches import Batches
 from force_tf.objective.objective import Objective
+from force_tf.support.arrays import is_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +34,20 @@ def check_loss_argument(loss: Any) -> None:
     """Raises if targets stand where the loss is expected.
 
     Raises:
-        TypeError: If `loss` is an array.
+        TypeError: If `loss` is an array, a list of numbers, or a structure of arrays.
     """
-    if hasattr(loss, "__array__") and not callable(loss):
+    numbers_count = isinstance(loss, (list, tuple))
+    if any(_is_of_targets(leaf, numbers_count) for leaf in tf.nest.flatten(loss)):
         raise TypeError(
             "Expected inputs and targets in one tuple, as in `prune(model, (x, y))`; the loss comes after it. "
-            f"Received: an array in the place of `loss`, of type {type(loss).__name__}"
+            f"Received: targets in the place of `loss`, of type {type(loss).__name__}"
         )
+
+
+def _is_of_targets(leaf: Any, numbers_count: bool) -> bool:
+    if callable(leaf) or isinstance(leaf, (str, bytes)):
+        return False
+    return is_array(leaf) or (numbers_count and isinstance(leaf, numbers.Number))
 
 
 def search_data(

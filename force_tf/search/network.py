@@ -11,7 +11,7 @@ import numpy as np
 from force_tf import layers
 from force_tf.criteria import Criterion, Network
 from force_tf.criteria.gradients import Gradients
-from force_tf.models.keras_models import check_model
+from force_tf.models.keras_models import check_has_call, check_model
 from force_tf.models.prunable import all_prunable_weights
 from force_tf.models.rebuild import rebuild
 from force_tf.models.weights import PrunableWeight, values_of
@@ -23,9 +23,10 @@ def check_searchable(model: Any) -> None:
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is not built or pruned already.
+        ValueError: If it is not built, has no `call`, or is pruned already.
     """
     check_model(model)
+    check_has_call(model)
     if layers.is_pruned(model):
         raise ValueError(
             "Expected a model without masks; call `force_tf.strip_pruning(model)` first. "

@@ -8,8 +8,10 @@ import textwrap
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import force_tf
 from helpers.reference import mlp
@@ -155,6 +157,25 @@ def test_a_model_that_is_not_built(model):
     refuse(ValueError, "a model that is built.*Input", f"unbuilt model '{model.name}'", model=model)
 
 
+@pytest.mark.parametrize("built", [False, True], ids=["not_built", "built"])
+@pytest.mark.parametrize("module", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_model_that_only_trains_others(module, built):
+    class GAN(module.Model):
+        def __init__(self):
+            super().__init__(name="gan")
+            self.discriminator = module.Sequential([module.Input((4,)), module.layers.Dense(1)])
+            self.generator = module.Sequential([module.Input((3,)), module.layers.Dense(4)])
+
+        def train_step(self, data):
+            return {}
+
+    gan = GAN()
+    gan.built = built
+    expected = "can be called; .*the models in it, each by itself: `model.discriminator` or `model.generator`"
+    refuse(ValueError, expected, "'gan' of class GAN, which has no `call`", model=gan)
+    assert force_tf.PruneAtInit("magnitude", sparsity=0.5).find_masks(gan.discriminator, verbose=0).kept == 2
+
+
 @pytest.mark.parametrize(
     "model", ["model.keras", keras.layers.Dense(3), mlp, 3], ids=["path", "layer", "function", "int"]
 )
@@ -243,7 +264,11 @@ def test_a_floor_that_needs_more_than_is_kept(scope):
 
 
 @pytest.mark.parametrize("call", ["find_masks", "prune"])
-@pytest.mark.parametrize("targets", [np.zeros(4), tf.zeros(4)])
+@pytest.mark.parametrize(
+    "targets",
+    [np.zeros(4), tf.zeros(4), pd.Series(np.zeros(4)), [0, 1, 1, 0], [[0.0], [1.0]], {"head": np.zeros(4)}],
+    ids=["array", "tensor", "series", "list", "rows", "by_name"],
+)
 def test_targets_beside_the_inputs_are_told_to_come_in_a_tuple(call, targets):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(TypeError, match=r"^Expected inputs and targets in one tuple, as in `prune\(model, \(x, y\)\)`"):
