@@ -7,6 +7,7 @@ from force_tf.criteria.force import FORCE
 from force_tf.criteria.gradient import GradientMagnitude
 from force_tf.criteria.grasp import GraSP, IterGraSP
 from force_tf.criteria.network import Network
+from force_tf.criteria.pool import Pool
 from force_tf.criteria.prospr import ProsPr
 from force_tf.criteria.snip import SNIP
 from force_tf.criteria.synflow import SynFlow, SynFlowL2
@@ -21,6 +22,7 @@ __all__ = [
     "IterGraSP",
     "Magnitude",
     "Network",
+    "Pool",
     "ProsPr",
     "Random",
     "SynFlow",

@@ -16,11 +16,13 @@ class Preset:
     steps: int = 1
     schedule: str = "exponential"
     revive: bool = False
+    batches: int = 1
 
 
 PRESETS = {
     "snip": Preset(criteria.SNIP),
     "iter_snip": Preset(criteria.SNIP, steps=60),
+    "snip_it": Preset(criteria.SNIP, steps=7, schedule="snip_it", batches=5),
     "force": Preset(criteria.FORCE, steps=60, revive=True),
     "grasp": Preset(criteria.GraSP),
     "iter_grasp": Preset(criteria.IterGraSP, steps=60),

@@ -44,7 +44,8 @@ class PruneAtInit:
         steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force", "iter_grasp" and
             "early_ticket", 100 for "synflow" and "synflow_l2", 1 for the others.
         schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
-        batches: How many batches each step's score is averaged over.
+        batches: How many batches each step's score is averaged over; None for the method's own: 5 for "snip_it", 1 for
+            the others.
         revive: Whether pruned weights may come back; None for the method's own: only in "force" and "early_ticket".
         invert: Whether to keep the weights with the lowest scores instead, as a sanity check of a method: if networks
             train as well with them, its scores say nothing.
@@ -93,7 +94,7 @@ class PruneAtInit:
         *,
         steps: int | None = None,
         schedule: str | schedules.Schedule | None = None,
-        batches: int = 1,
+        batches: int | None = None,
         revive: bool | None = None,
         invert: bool = False,
         scope: str = "global",
@@ -107,7 +108,7 @@ class PruneAtInit:
         self.steps = arguments.integer("steps", preset.steps if steps is None else steps, minimum=1)
         self.schedule = preset.schedule if schedule is None else schedule
         self._schedule = schedules.get(self.schedule)
-        self.batches = arguments.integer("batches", batches, minimum=1)
+        self.batches = arguments.integer("batches", preset.batches if batches is None else batches, minimum=1)
         self.revive = bool(arguments.one_of("revive", preset.revive if revive is None else revive, (True, False)))
         self.invert = bool(arguments.one_of("invert", invert, (True, False)))
         self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)

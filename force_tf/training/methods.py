@@ -122,6 +122,11 @@ METHODS = {
         swap=Swap(0.5, "gradient", final_fraction=0.005, last=1.0, round_up=True),
         at_begin=False,
     ),
+    "fggp": Method(criteria.Pool(), end=0.8, every=2000),
+    # Of 80 epochs, one cut after every fourth from the eighth on.
+    "snip_it": Method(
+        criteria.SNIP(), "snip_it", begin=0.05, end=0.4, every=None, updates=UPDATES[schedules.snip_it], batches=5
+    ),
 }
 
 

@@ -29,6 +29,8 @@ class PruneDuringTraining(keras.callbacks.Callback):
     |---|---|
     | "gmp" | prunes the smallest weights, layer by layer, more and more slowly (tfmot's `PolynomialDecay`) |
     | "granet" | prunes the smallest weights of all, and swaps by gradient as it goes |
+    | "fggp" | of the half with the smallest gradients prunes the smallest weights |
+    | "snip_it" | prunes by connection sensitivity in seven steps, half of all in the first |
     | "rigl" | keeps the density of the masks, and swaps by gradient |
     | "set" | keeps the density of the masks, and swaps at random |
 
@@ -78,7 +80,8 @@ class PruneDuringTraining(keras.callbacks.Callback):
 
     References:
         - [To prune, or not to prune](https://arxiv.org/abs/1710.01878) (GMP), [GraNet](https://arxiv.org/abs/2106.10404),
-          [RigL](https://arxiv.org/abs/1911.11134), [SET](https://arxiv.org/abs/1707.04780)
+          [RigL](https://arxiv.org/abs/1911.11134), [SET](https://arxiv.org/abs/1707.04780),
+          [FGGP](https://arxiv.org/abs/2411.05500), [SNIP-it](https://arxiv.org/abs/2006.00896)
     """
 
     def __init__(

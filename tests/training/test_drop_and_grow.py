@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from force_tf import schedules
+from force_tf.criteria.pool import pooled
 from force_tf.granularity.selection import apportion, erk_shares, select
 from force_tf.training.drop_and_grow import Exchange, update
 from helpers.golden_training import SIZES, TOTAL, updates
@@ -142,6 +143,15 @@ def test_snip_it():
         np.testing.assert_allclose([row["plan"] for row in updates(name)], plan)
 
 
+def test_fggp():
+    def new_masks(row):
+        kept = int(row["before"].sum())
+        scores = pooled(np.abs(row["gradients"]), np.abs(row["weights"]), row["before"], 0.5)
+        return update(row["before"], SIZES, cut=cut_to(scores, kept - row["to_prune"])).kept
+
+    check(updates("fggp"), new_masks)
+
+
 def test_lottery_tickets():
     def new_masks(row):
         kept = int(row["before"].sum())
@@ -185,6 +195,17 @@ def test_rigl_by_hand():
     after, survivors = update(before, [8], swap=Exchange(np.abs(theta), np.abs(GRADIENT), 0.5))
     assert np.array_equal(after, marks(0, 1, 2, 7))
     assert np.array_equal(survivors, marks(0, 1, 2)), "1 is dropped and grown at once: it keeps its value"
+
+
+def test_fggp_by_hand():
+    theta = np.array([0.9, -0.1, 0.4, -0.7, 0.2, 0.05, -0.3, 0.6])
+    gradient = np.array([0.01, 0.5, 0.02, 0.3, 0.04, 0.6, 0.03, 0.2])
+    scores = pooled(gradient, np.abs(theta), np.ones(8, bool), 0.5)
+    kept = update(np.ones(8, bool), [8], cut=cut_to(scores, 6, [8])).kept
+    assert np.array_equal(kept, ~marks(4, 6)), "by magnitude alone 1 and 5 would go"
+    # Where more are to go than there are candidates, the others follow by magnitude.
+    kept = update(np.ones(8, bool), [8], cut=cut_to(scores, 2, [8])).kept
+    assert np.array_equal(kept, marks(3, 7))
 
 
 def test_flipout_by_hand():

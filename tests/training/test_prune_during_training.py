@@ -230,3 +230,28 @@ def interrupt(module, epoch):
             raise KeyboardInterrupt
 
     return module.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+
+
+def test_fggp_takes_the_smallest_of_the_half_with_the_smallest_gradients(either_keras):
+    pruned = force_tf.apply_masks(dense_model(either_keras, "sgd"))
+    pruning = PruneDuringTraining("fggp", sparsity=0.3, end=1, every=1, data=(X, Y), batch_size=64)
+    pruning.start(pruned)
+    pruned.train_on_batch(X, Y)
+    variables = [tf_variable(each.variable) for each in masked_weights(pruned).values()]
+    with tf.GradientTape() as tape:
+        loss = either_keras.losses.SparseCategoricalCrossentropy(from_logits=True)(Y, pruned(X, training=True))
+    gradient = np.concatenate([abs(g.numpy()).ravel() for g in tape.gradient(loss, variables)])
+    theta = np.concatenate([abs(v.numpy()).ravel() for v in variables])
+    pruning.after_step()
+    candidates = np.argsort(gradient, kind="stable")[:172]
+    gone = candidates[np.argsort(theta[candidates])[: 344 - round(0.7 * 344)]]
+    assert set(np.flatnonzero(~flat(force_tf.get_masks(pruned)))) == set(gone)
+
+
+def test_snip_it_prunes_half_and_then_half_of_the_way(either_keras):
+    pruned = force_tf.apply_masks(dense_model(either_keras))
+    pruning = PruneDuringTraining("snip_it", sparsity=0.7, data=(X, Y), batch_size=16)
+    fit(pruned, pruning, epochs=5)
+    assert [row["step"] for row in pruning.history] == [2, 4, 6, 8, 10, 12, 14, 16]
+    plan = [0, 0.5, 0.6, 0.65, 0.675, 0.6875, 0.69375, 0.7]
+    assert [row["density"] for row in pruning.history] == pytest.approx([round(344 * (1 - s)) / 344 for s in plan])

@@ -1,0 +1,79 @@
+"""Two scores, one after the other: candidates by the first, the choice among them by the second."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf.criteria.base import Criterion
+from force_tf.criteria.baselines import Magnitude
+from force_tf.criteria.gradient import GradientMagnitude
+from force_tf.criteria.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool(Criterion):
+    """The weights with the smallest first scores are candidates; of these go the ones with the smallest second scores.
+
+    Of r kept weights, over all layers, floor(fraction · r) are candidates. The others score more than any candidate, so
+    that they go only where more are to go than there are candidates, and by the second score then.
+
+    Args:
+        first: What chooses the candidates; of FGGP the gradient, |∂L/∂θ̄|.
+        fraction: The part of the kept weights that are candidates, in (0, 1].
+        then: What chooses among them; of FGGP the magnitude, |θ|.
+
+    References:
+        - [FGGP](https://arxiv.org/abs/2411.05500), feather-light gradient-first pruning
+    """
+
+    first: Criterion = GradientMagnitude()
+    fraction: float = 0.5
+    then: Criterion = Magnitude()
+
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"Expected a fraction in (0, 1]. Received: fraction={self.fraction!r}")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether one of the two scores needs data and a loss."""
+        return self.first.needs_data or self.then.needs_data
+
+    def scores(self, network: Network) -> Iterable[tf.Tensor]:
+        first, then = (_flat(criterion.scores(network)) for criterion in (self.first, self.then))
+        kept = np.concatenate([np.ravel(mask) for mask in network.masks])
+        scores = pooled(first, then, kept, self.fraction)
+        ends = np.cumsum([weight.size for weight in network.weights])[:-1]
+        return [
+            tf.constant(part.reshape(weight.shape)) for part, weight in zip(np.split(scores, ends), network.weights)
+        ]
+
+
+def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: float) -> np.ndarray:
+    """Returns the scores of `Pool`.
+
+    Args:
+        first: The first scores, flat floats.
+        then: The second scores, flat floats.
+        kept: Flat booleans; only kept weights can be candidates.
+        fraction: The part of the kept weights that are candidates.
+
+    Returns:
+        Flat floats: the second scores of candidates, and those of others lifted above all of them.
+    """
+    kept = np.flatnonzero(kept)
+    # The last among equal ones, as a cut keeps the first.
+    order = kept[::-1][np.argsort(first[kept[::-1]], kind="stable")]
+    candidates = order[: int(fraction * kept.size)]
+    lift = float(then.max() - then.min()) + 1.0
+    scores = then.astype(np.float64) + lift
+    scores[candidates] = then[candidates]
+    return scores
+
+
+def _flat(scores: Iterable[tf.Tensor]) -> np.ndarray:
+    return np.concatenate([np.ravel(score) for score in scores])
