@@ -6,7 +6,7 @@ check_versions()  # before anything below relies on them
 
 from force_tf import callbacks, channels, criteria, plots, schedules  # noqa: E402
 from force_tf.cost.flops import count_flops  # noqa: E402
-from force_tf.export import benchmark_tflite, evaluate_tflite, export_tflite  # noqa: E402
+from force_tf.export import benchmark_tflite, check_tflite, evaluate_tflite, export_tflite  # noqa: E402
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.masks import Masks  # noqa: E402
 from force_tf.models.collapse import CollapsedError, ConstantOutputWarning, LayerCollapseWarning  # noqa: E402
@@ -29,6 +29,7 @@ __all__ = [
     "apply_masks",
     "benchmark_tflite",
     "callbacks",
+    "check_tflite",
     "channels",
     "count_flops",
     "criteria",

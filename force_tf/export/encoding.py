@@ -13,6 +13,8 @@ from force_tf.export.convert import Converted
 from force_tf.export.flatbuffer import Weight
 from force_tf.export.programs.runtime import runtime_name
 from force_tf.export.sparse_encoding import Reader, encode
+from force_tf.export.sparse_kernels import Cluster
+from force_tf.export.sparse_repair import kept_right
 from force_tf.export.verify import Comparison, RunError, compare, file_outputs, largest
 
 # How far the outputs of a sparse file may be from the dense file's, relative to the largest output. Both hold the same
@@ -34,6 +36,7 @@ class Encoded:
         comparison: How the file's outputs differ from those of the Keras model; None if nothing here can run it.
         runtime: What ran it.
         failure: Why that cannot load it as it loads files by default, or None.
+        prevented: What would have come out wrong on phones, and is kept from the kernels that do so.
     """
 
     content: bytes
@@ -41,6 +44,7 @@ class Encoded:
     comparison: Comparison | None
     runtime: str
     failure: str | None = None
+    prevented: tuple[Cluster, ...] = ()
 
 
 def encode_and_run(
@@ -75,21 +79,23 @@ def encode_and_run(
     dense = Encoded(converted.content, [], compare(expected, outputs), runtime)
     if sparse is True:
         content, reasons = encode(converted.content)
+        content, prevented = kept_right(content)
         try:
-            return Encoded(content, reasons, compare(expected, run(content)), runtime)
+            return Encoded(content, reasons, compare(expected, run(content)), runtime, None, prevented)
         except RunError as error:
             received = run(content, default_delegate=False)
-            return Encoded(content, reasons, compare(expected, received), runtime, error.reason)
+            return Encoded(content, reasons, compare(expected, received), runtime, error.reason, prevented)
     if sparse is False:
         return _with_reason(dense, "as asked for")
     for excluded in _exclusions(converted.content):
         content, reasons = encode(converted.content, lambda *weight, e=excluded: _refused(*weight, e, runtime))
+        content, prevented = kept_right(content)
         if len(content) >= len(converted.content):
             return _with_reason(dense, "sparse would be no smaller")
         with contextlib.suppress(RunError):
             received = run(content)
             if compare(outputs, received).maximum <= _TOLERANCE * largest(outputs):
-                return Encoded(content, reasons, compare(expected, received), runtime)
+                return Encoded(content, reasons, compare(expected, received), runtime, None, prevented)
     return _with_reason(dense, f"{runtime} does not run the sparse file")
 
 

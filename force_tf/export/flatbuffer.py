@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import math
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,20 @@ def parse(content: bytes) -> schema.ModelT:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
+def parse_checked(content: bytes, path: str) -> schema.ModelT:
+    """Returns what `parse` does, of a file of unknown origin.
+
+    Raises:
+        ValueError: If it is no TFLite file.
+    """
+    try:
+        if content[4:8] == _FILE_IDENTIFIER:
+            return parse(content)
+    except (AttributeError, IndexError, TypeError, ValueError, struct.error):
+        pass  # what reading past the end of a damaged file ends in
+    raise ValueError(f"Expected a TFLite file. Received: {path!r}, which is none, or is damaged")
+
+
 def made(kind: type, **fields: Any) -> Any:
     """Returns an object of one of the schema's classes with some fields set.
 
@@ -125,6 +140,12 @@ def serialize(model: schema.ModelT) -> bytes:
     model.buffers = [made(_AlignedBuffer, **vars(buffer)) for buffer in model.buffers]
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def add_buffer(model: schema.ModelT, data: np.ndarray | None = None) -> int:
+    """Appends a buffer; returns its number."""
+    model.buffers.append(made(schema.BufferT, data=data))
+    return len(model.buffers) - 1
 
 
 def drop_unused_buffers(model: schema.ModelT) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 from typing import Any
 
+from force_tf.export.check import on_arm
+from force_tf.export.sparse_kernels import Cluster
 from force_tf.support.files import atomic_file
 from force_tf.support.tables import aligned
 
@@ -66,6 +68,8 @@ class TFLiteReport:
         min_runtime_version: The smallest version of the TFLite runtime that knows the file's operations.
         operations: How often each operation stands in the file.
         tensors: The weight tensors, read back from the file.
+        clusters: What the runtime of a phone may compute with sparse kernels, and whether it does; see `check_tflite`.
+        prevented: What would have come out wrong there, and why; other paddings keep it from the sparse kernels.
     """
 
     path: str
@@ -86,6 +90,8 @@ class TFLiteReport:
     min_runtime_version: str | None
     operations: dict[str, int]
     tensors: tuple[StoredTensor, ...]
+    clusters: tuple[Cluster, ...] = ()
+    prevented: tuple[Cluster, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -154,6 +160,9 @@ class TFLiteReport:
         ]
         if self.top_class_agreement is not None:
             facts.insert(1, ("top class", f"the same for {self.top_class_agreement:.1%} of the samples"))
+        if self.sparse:
+            facts.append(("on Arm", on_arm(self.clusters)))
+        facts += [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]
         if self.failure is not None:
             facts.append(("does not load", self.failure))
         return aligned(facts, "<<")

@@ -156,13 +156,13 @@ def _index_type(largest: int) -> tuple:
 def _encode(model: schema.ModelT, weight: Weight, kept: np.ndarray, layout: Layout) -> None:
     """Encodes a weight in a layout, with an operation DENSIFY between it and its readers."""
     dense = copy.copy(weight.tensor)
-    dense.name, dense.buffer = None, _add_buffer(model)
+    dense.name, dense.buffer = None, flatbuffer.add_buffer(model)
     levels, values = _tree(weight.values.reshape(weight.shape), kept, layout)
     # Scales are for those who compute with the numbers.
     weight.tensor.quantization = None
     weight.tensor.sparsity = made(schema.SparsityParametersT, traversalOrder=list(layout.order), dimMetadata=levels)
     # Another tensor may share the buffer.
-    weight.tensor.buffer = _add_buffer(model, values.view(np.uint8))
+    weight.tensor.buffer = flatbuffer.add_buffer(model, values.view(np.uint8))
     weight.graph.tensors.append(dense)
     dense_index = len(weight.graph.tensors) - 1
     first = None
@@ -201,11 +201,6 @@ def _compressed_level(segments: np.ndarray, indices: np.ndarray) -> schema.Dimen
 def _index_vector(numbers: np.ndarray) -> tuple[int, object]:
     dtype, union_type, vector = _index_type(numbers.max(initial=0))
     return union_type, made(vector, values=numbers.astype(dtype))
-
-
-def _add_buffer(model: schema.ModelT, data: np.ndarray | None = None) -> int:
-    model.buffers.append(made(schema.BufferT, data=data))
-    return len(model.buffers) - 1
 
 
 def _densify_code(model: schema.ModelT) -> int:

@@ -15,6 +15,7 @@ from force_tf.export.convert import QUANTIZATIONS, Converted, Quantization, conv
 from force_tf.export.encoding import Encoded, encode_and_run
 from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.samples import flat_samples, random_samples, signature_of
+from force_tf.export.sparse_kernels import clusters_of
 from force_tf.export.verify import Comparison, keras_outputs, largest
 from force_tf.layers import without_masks
 from force_tf.models import keras_models
@@ -56,6 +57,11 @@ def export_tflite(
     the next: call the interpreter's `reset_all_variables()` between sequences.
     Stateful layers keep their states in the file, which begins with zeros: make a new interpreter to begin anew.
 
+    Phones compute some sparse files with kernels of their own, and some of those wrongly, which no run on a PC with AVX
+    shows. The file is checked against the rules that tell (see `check_tflite`). Where a part of it would come out
+    wrong, the paddings of its first convolution are written otherwise, which keeps that part from these kernels and
+    changes no output, and the report says why.
+
     The report compares with a dense model: the same architecture in a dense float32 file, its pruned weights refilled
     with seeded random numbers of the mean and deviation of the kernel's other weights, since zeros would compress.
 
@@ -72,8 +78,8 @@ def export_tflite(
         sparse: Whether to store tensors of mostly zeros by their non-zero values and the places of these. "auto" does
             so tensor by tensor, where it makes the file smaller and the default interpreter runs it: LiteRT's XNNPACK
             cannot run most sparse 8-bit tensors. True does so wherever it makes the file smaller, with a warning if the
-            default interpreter cannot load that file. False never does, as TFLite Micro needs it. The kernels of the
-            runtime are hardly ever faster for it: `benchmark_tflite` tells.
+            default interpreter cannot load that file. False never does, as TFLite Micro needs it. On a PC the
+            runtime is hardly ever faster for it: `benchmark_tflite` tells.
         verify_data: Inputs on which to compare the file with the model, in any form that `fit` takes, with or without
             targets; up to 1000 samples are used. None: `representative_data`, or else eight random samples.
         tolerance: The largest absolute output difference to accept. None: a thousandth of the largest output in
@@ -218,6 +224,8 @@ def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> 
             )
             for weight, reason in zip(flatbuffer.weights_of(model), encoded.reasons, strict=True)
         ),
+        clusters=tuple(clusters_of(model)),
+        prevented=encoded.prevented,
     )
 
 
