@@ -30,9 +30,9 @@ class Pool(Criterion):
         - [FGGP](https://arxiv.org/abs/2411.05500), feather-light gradient-first pruning
     """
 
-    first: Criterion = GradientMagnitude()
+    first: Criterion = dataclasses.field(default_factory=GradientMagnitude)
     fraction: float = 0.5
-    then: Criterion = Magnitude()
+    then: Criterion = dataclasses.field(default_factory=Magnitude)
 
     def __post_init__(self):
         if not 0 < self.fraction <= 1:
@@ -48,9 +48,8 @@ class Pool(Criterion):
         kept = np.concatenate([np.ravel(mask) for mask in network.masks])
         scores = pooled(first, then, kept, self.fraction)
         ends = np.cumsum([weight.size for weight in network.weights])[:-1]
-        return [
-            tf.constant(part.reshape(weight.shape)) for part, weight in zip(np.split(scores, ends), network.weights)
-        ]
+        parts = zip(np.split(scores, ends), network.weights)
+        return [tf.constant(part.reshape(weight.shape)) for part, weight in parts]
 
 
 def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: float) -> np.ndarray:

@@ -37,7 +37,7 @@ class PruneAtInit:
     of its N prunable weights: those with the largest scores, the lower index among equal ones.
 
     Args:
-        method: "snip", "iter_snip", "force", "grasp", "iter_grasp", "synflow", "synflow_l2", "prospr", "early_ticket",
+        method: "snip", "iter_snip", "snip_it", "force", "grasp", "iter_grasp", "synflow", "prospr", "early_ticket",
             "magnitude", "random", or a `force_tf.criteria.Criterion`. A criterion of this package brings the defaults
             of the method named after it; another one is applied once.
         sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1.

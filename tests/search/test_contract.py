@@ -121,7 +121,7 @@ def test_blocks_and_patterns(either_keras, method):
     assert np.count_nonzero(fours.all(1)) + np.count_nonzero(twos.all(1)) == round((18 * 2 + 2 * 2 + 384) * 0.1)
     assert masks.kept == blocks.history[-1]["kept"]
 
-    pattern = force_tf.PruneAtInit(method, sparsity=0.5, steps=3, granularity="2:4", seed=0)
+    pattern = force_tf.PruneAtInit(method, sparsity=0.5, steps=3, schedule="exponential", granularity="2:4", seed=0)
     masks = pattern.find_masks(model, arrays(), batch_size=16, verbose=0)
     assert [row["kept"] for row in pattern.history] == [round(1656 * 0.5 ** (t / 3)) for t in (1, 2, 3)]
     # Of the two inputs of a convolution one is kept, of every four of the head two.
@@ -135,7 +135,7 @@ def test_blocks_and_patterns(either_keras, method):
 def test_channels(either_keras, method):
     model = network(either_keras)
     before = everything(model)
-    pruner = force_tf.PruneAtInit(method, sparsity=0.5, steps=3, granularity="channel", seed=0)
+    pruner = force_tf.PruneAtInit(method, sparsity=0.5, steps=3, schedule="exponential", granularity="channel", seed=0)
     pruned = pruner.prune(model, arrays(), batch_size=16, verbose=0)
     masks = force_tf.get_masks(pruned)
     # A channel has 18 weights of `conv1` and 2 of `shortcut`, which are added, and is read by 64 * 4 of the head.
