@@ -42,7 +42,7 @@ _PUBLISHED = {
     ("lenet_5", 0.98): 0.8,
     ("lenet_5", 0.99): 1.1,
 }
-_METHODS = ("dense", "random", "snip", "grasp", "synflow", "iter_snip", "force")
+_ALL_METHODS = ("dense", "random", "snip", "grasp", "synflow", "iter_snip", "force", "early_ticket")
 _WEIGHT_DECAY, _BATCH = 5e-4, 128
 
 _OUTPUT = flags.DEFINE_string("output", "runs/mnist_results.jsonl", "The file of results, one JSON object a line.")
@@ -52,10 +52,15 @@ _EPOCHS = {
     "lenet_300_100": flags.DEFINE_integer("lenet_300_100_epochs", 30, "Epochs of LeNet-300-100.", lower_bound=1),
     "lenet_5": flags.DEFINE_integer("lenet_5_epochs", 10, "Epochs of LeNet-5.", lower_bound=1),
 }
-_NETWORKS = flags.DEFINE_list("networks", ",".join(_EPOCHS), "Which networks to train; the table shows both.")
+_NETWORKS = flags.DEFINE_list("networks", ",".join(_EPOCHS), "Which networks to train.")
 flags.register_validator(
     "networks", lambda names: set(names) <= set(_EPOCHS), f"expected some of {', '.join(_EPOCHS)}."
 )
+_METHODS = flags.DEFINE_list("methods", ",".join(_ALL_METHODS), "Which methods to compare.")
+flags.register_validator(
+    "methods", lambda names: set(names) <= set(_ALL_METHODS), f"expected some of {', '.join(_ALL_METHODS)}."
+)
+_SPARSITIES = flags.DEFINE_list("sparsities", None, "Fractions to remove. Default: those of the SNIP paper.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
 _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing, print what there is for these flags.")
@@ -96,13 +101,19 @@ def main(argv: list[str]) -> None:
 def _settings() -> Iterator[Setting]:
     # Seeds come outermost: after a third of the time, the table has one result in each cell.
     for seed, network in itertools.product(range(_SEEDS.value), _NETWORKS.value):
-        for method in _METHODS:
+        for method in _METHODS.value:
             for sparsity in _sparsities(network, method):
                 yield _setting(network, method, sparsity, seed)
 
 
 def _sparsities(network: str, method: str) -> list[float]:
-    return [0.0] if method == "dense" else [s for n, s in _PUBLISHED if n == network]
+    return [0.0] if method == "dense" else [sparsity for name, sparsity in _columns() if name == network]
+
+
+def _columns() -> list[tuple[str, float]]:
+    if _SPARSITIES.value is None:
+        return [column for column in _PUBLISHED if column[0] in _NETWORKS.value]
+    return [(network, float(sparsity)) for network in _NETWORKS.value for sparsity in _SPARSITIES.value]
 
 
 def _setting(network: str, method: str, sparsity: float, seed: int) -> Setting:
@@ -149,18 +160,19 @@ def _write(path: pathlib.Path, rows: dict[Setting, dict[str, Any]]) -> None:
 
 
 def _table(rows: dict[Setting, dict[str, Any]]) -> str:
-    columns = list(_PUBLISHED)
+    columns = _columns()
     lines = [
         f"Test error in percent, mean ± standard deviation over the seeds; {_LEARNING_RATE.value:g} is the first "
         f"learning rate, {', '.join(f'{n}: {flag.value} epochs' for n, flag in _EPOCHS.items())}.",
         "",
-        "| Method | " + " | ".join(f"{network}, {sparsity:.0%}" for network, sparsity in columns) + " |",
+        "| Method | " + " | ".join(f"{network}, {sparsity:.4g}" for network, sparsity in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
-    for method in _METHODS:
+    for method in _METHODS.value:
         cells = [_cell(rows, network, method, sparsity) for network, sparsity in columns]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    lines.append("| SNIP, as published | " + " | ".join(f"{error}" for error in _PUBLISHED.values()) + " |")
+    published = [str(_PUBLISHED.get(column, "–")) for column in columns]
+    lines.append("| SNIP, as published | " + " | ".join(published) + " |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ import pytest
 import force_tf
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")
 @pytest.mark.parametrize(("method", "power"), [("synflow", 1), ("synflow_l2", 2)])
 def test_scores_are_sums_over_paths(either_keras, method, power):
     layers = either_keras.layers
