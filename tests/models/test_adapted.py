@@ -1,5 +1,8 @@
 """What `adapt()` and `set_vocabulary()` taught a model's preprocessing layers is in every copy and every file of it."""
 
+import sys
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,7 +67,12 @@ CASES = {
 
 
 # Plain models of Keras 3 with these layers fail in `fit`, or when they are called, before this version.
-_BROKEN_BEFORE = {"TextVectorization": (3, 9), "Discretization, one_hot": (3, 13)}
+_BROKEN_BEFORE = {"TextVectorization": (3, 9), "Discretization, one_hot": (3, 15)}
+
+
+# Python's bug 127847: reads of a file in an archive go wrong when other files of it are read in between, and tf_keras
+# reads a vocabulary and the weights so. Its plain models do not load either.
+ARCHIVES_READ_WRONGLY = (3, 12, 0) <= sys.version_info < (3, 12, 9) or (3, 13, 0) <= sys.version_info < (3, 13, 2)
 
 
 def skip_where_keras_fails(module, name):
@@ -117,6 +125,8 @@ def test_models_inside_and_copies_in_another_precision(either_keras, name):
 @pytest.mark.parametrize("name", ["StringLookup", "StringLookup, taught anew", "TextVectorization", "Discretization"])
 @pytest.mark.filterwarnings("ignore:Every channel of the model")
 def test_files_and_shrunk_models(either_keras, name, tmp_path):
+    if either_keras is not keras and ARCHIVES_READ_WRONGLY:
+        pytest.skip(f"Python {sys.version.split()[0]} reads archives wrongly")
     make, x = CASES[name]
     model = model_of(either_keras, make, x)
     data = tf.data.Dataset.from_tensor_slices((x, np.ones((len(x), 1), "float32"))).batch(16)
