@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from force_tf.support.arguments import integer
+from force_tf.support.automatic_names import ADVICE, first_renumbered
 from force_tf.support.files import atomic_file
 from force_tf.support.tables import aligned
 
@@ -190,15 +191,26 @@ class Masks(Mapping[str, np.ndarray]):
             ]
         return "\n".join(lines)
 
-    def first_difference(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    def first_difference(
+        self, shapes: Mapping[str, tuple[int, ...]], optional: Mapping[str, tuple[int, ...]] | None = None
+    ) -> str | None:
         """Says where these masks first differ from a model's prunable weights.
 
         Args:
             shapes: The model's prunable weights: path to shape. A path that the masks left out on purpose may be there.
+            optional: Weights of the model that need no mask, for a hint at names that Keras made.
 
         Returns:
             One sentence that names the first misshapen, missing or unknown entry, or None if the masks fit.
         """
+        difference = self._first_difference(shapes)
+        renumbered = first_renumbered(shapes, self._shapes(), optional, self._left_out) if difference else None
+        if renumbered:
+            mine, theirs = renumbered
+            return f"the model has {mine!r} where there is a mask for {theirs!r}. {ADVICE}."
+        return difference
+
+    def _first_difference(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         for path, shape in shapes.items():
             if path in self:
                 if self[path].shape != tuple(shape):
@@ -221,14 +233,24 @@ class Masks(Mapping[str, np.ndarray]):
             {path: operation(mask, other[path]) for path, mask in self._masks.items()}, left_out=self._left_out
         )
 
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {path: mask.shape for path, mask in self._masks.items()}
+
     def _check_comparable(self, other: Masks) -> None:
         for path in dict.fromkeys((*self, *other)):
             mine, theirs = (str(masks[path].shape) if path in masks else "none" for masks in (self, other))
-            if mine != theirs:
+            if mine == theirs:
+                continue
+            renumbered = first_renumbered(self._shapes(), other._shapes())
+            if renumbered:
                 raise ValueError(
-                    "Expected masks for the same weights. "
-                    f"Received: masks of different shapes for {path!r}, {mine} and {theirs}"
+                    f"Expected masks for the same weights. {ADVICE}. "
+                    f"Received: masks for {renumbered[0]!r} and {renumbered[1]!r}"
                 )
+            raise ValueError(
+                "Expected masks for the same weights. "
+                f"Received: masks of different shapes for {path!r}, {mine} and {theirs}"
+            )
 
     def __and__(self, other: Mapping[str, Any]) -> Masks:
         """Weights kept by both."""

@@ -259,8 +259,9 @@ def _masked_weights(model, masks: Masks) -> list[PrunableWeight]:
     required, _ = prunable.prunable_weights(model)
     required = {weight.path for weight in required}
     weights = prunable.all_prunable_weights(model)
-    shapes = {weight.path: weight.shape for weight in weights if weight.path in masks or weight.path in required}
-    difference = masks.first_difference(shapes)
+    shapes = {weight.path: weight.shape for weight in weights}
+    needed = {path: shape for path, shape in shapes.items() if path in masks or path in required}
+    difference = masks.first_difference(needed, optional=shapes)
     if difference:
         raise ValueError(f"Expected masks for this model. Received masks that differ: {difference}")
     return [weight for weight in weights if weight.path in masks]
