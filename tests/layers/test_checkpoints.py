@@ -45,13 +45,6 @@ def read_arrays(path):
     return arrays
 
 
-def optimizer_has_a_name(optimizer):
-    try:
-        return keras.optimizers.get(optimizer.name) is not None
-    except ValueError:
-        return False
-
-
 @pytest.mark.parametrize(
     ("either_keras", "suffix"),
     [("keras", ".keras"), ("keras", ".h5"), ("tf_keras", ".keras"), ("tf_keras", ".h5"), ("tf_keras", "")],
@@ -59,8 +52,8 @@ def optimizer_has_a_name(optimizer):
     indirect=["either_keras"],
 )
 def test_models_saved_at_any_moment_hold_zeros_and_train_on(either_keras, suffix, tmp_path):
-    if either_keras is keras and suffix == ".h5" and not optimizer_has_a_name(revealing(keras)):
-        pytest.skip(f"Keras {keras.__version__} does not find this optimizer by the name that it writes to .h5 files")
+    if either_keras is keras and suffix == ".h5" and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15):
+        pytest.skip(f"Keras {keras.__version__} does not find Muon by the name that it writes to .h5 files")
 
     def checkpoint(name, every):
         return either_keras.callbacks.ModelCheckpoint(str(tmp_path / f"{name}{suffix}"), save_freq=every)
