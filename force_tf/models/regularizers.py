@@ -12,54 +12,62 @@ from force_tf.models.keras_models import keras_of
 from force_tf.support.interrupts import restoring
 
 
-class ZeroRegularizer:
-    """Stands in for regularizers of activities: zero, whatever the activities are.
+class ZeroRegularizers:
+    """What stands in for regularizers: zeros, so that `losses` has as many entries as ever.
 
-    A layer without any would not do: the `losses` of tf_keras then hold what was left from when the model was made.
+    Code of the user's may rely on that. And where a layer of tf_keras adds nothing, `losses` has what was left of the
+    time when the model was made.
 
     Attributes:
-        calls: How often it was called, and hence how many entries of `losses` come from it.
+        entries: How many entries of `losses` are such zeros, after the model was called.
     """
 
     def __init__(self):
-        self.calls = 0
+        self.entries = 0
 
-    def __call__(self, activities: tf.Tensor) -> tf.Tensor:
-        self.calls += 1
-        return tf.zeros((), activities.dtype if activities.dtype.is_floating else tf.float32)
+    def of_activities(self, activities: tf.Tensor) -> tf.Tensor:
+        self.entries += 1  # each is called once, and added
+        return _zero(activities)
 
 
-def without_regularizers(model: Any, stand_in: ZeroRegularizer) -> restoring:
+def _zero(value: Any = None) -> tf.Tensor:
+    dtype = tf.float32 if value is None else tf.as_dtype(value.dtype)
+    return tf.zeros((), dtype if dtype.is_floating else tf.float32)
+
+
+def without_regularizers(model: Any, stand_in: ZeroRegularizers) -> restoring:
     """Sets the regularizers of a model aside for a block, so that its `losses` hold what calls add by `add_loss`.
 
     In tf_keras losses that were added as functions, which depend on weights alone, count as regularizers too.
 
     Args:
         model: A Keras model.
-        stand_in: What takes the place of regularizers of activities.
+        stand_in: What takes their place.
 
     Returns:
         The context manager of the block.
     """
-    layers = [layer for layer in keras_internals.inner_layers(model) if _regularizes_activities(layer)]
-    of_activities = [layer.activity_regularizer for layer in layers]
+    layers = list(keras_internals.inner_layers(model))
+    active = [layer for layer in layers if _regularizes_activities(layer)]
+    of_activities = [layer.activity_regularizer for layer in active]
     variables, functions = [], []
     if keras_of(model) is keras:
         variables = [variable for variable in model.trainable_variables if variable.regularizer is not None]
     else:
-        functions = [keras_internals.function_losses(layer) for layer in keras_internals.inner_layers(model)]
+        functions = [keras_internals.function_losses(layer) for layer in layers]
     of_weights, added = [variable.regularizer for variable in variables], [list(each) for each in functions]
 
     def set_aside() -> None:
-        for layer in layers:
-            layer.activity_regularizer = stand_in
+        stand_in.entries += len(variables) + sum(map(len, added))
+        for layer in active:
+            layer.activity_regularizer = stand_in.of_activities
         for variable in variables:
-            variable.regularizer = None
+            variable.regularizer = _zero
         for losses in functions:
-            losses.clear()
+            losses[:] = [_zero] * len(losses)
 
     def put_back() -> None:
-        for layer, regularizer in zip(layers, of_activities):
+        for layer, regularizer in zip(active, of_activities):
             layer.activity_regularizer = regularizer
         for variable, regularizer in zip(variables, of_weights):
             variable.regularizer = regularizer

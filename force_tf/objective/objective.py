@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from force_tf.models.keras_models import compile_arguments, keras_of, overrides
-from force_tf.models.regularizers import ZeroRegularizer, without_regularizers
+from force_tf.models.regularizers import ZeroRegularizers, without_regularizers
 from force_tf.objective.batches import Batch, Batches
 from force_tf.objective.losses import DataLoss
 
@@ -79,7 +79,7 @@ class Objective:
             ValueError: If targets do not fit the outputs, or there is nothing to score.
             TypeError: If a loss returns no tensor.
         """
-        stand_in = ZeroRegularizer()
+        stand_in = ZeroRegularizers()
         with contextlib.nullcontext() if regularizers else without_regularizers(model, stand_in):
             outputs = model(x, training=True)
             if self._is_computed_by_model:
@@ -87,7 +87,7 @@ class Objective:
             loss = None if self._data_loss is None else self._data_loss(y, outputs, sample_weight)
             terms = [] if loss is None else [loss]
             added = list(model.losses) if self._adds or regularizers else []
-            if not terms and len(added) == stand_in.calls:
+            if not terms and len(added) == stand_in.entries:
                 raise ValueError(self._nothing_to_score(model))
             dtype = (terms + added)[0].dtype
             return tf.add_n([tf.cast(tf.reduce_sum(term), dtype) for term in terms + added])

@@ -205,17 +205,17 @@ def test_a_loss_that_the_model_computes_from_targets_and_sample_weights(module):
 
 
 @KERASES
-def test_regularizers_in_a_loss_that_the_model_computes(module):
+@pytest.mark.parametrize("kinds", [("kernel", "activity"), ("kernel",), ("activity",)], ids="-".join)
+def test_regularizers_in_a_loss_that_the_model_computes(module, kinds):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
         return tf.reduce_mean(tf.square(y - y_pred)) + tf.add_n(self.losses)
 
-    options = {"kernel_regularizer": "l2", "activity_regularizer": module.regularizers.L2(5.0)}
+    options = {f"{kind}_regularizer": module.regularizers.L2(5.0) for kind in kinds}
     model = computing(module, compute_loss, **options)
-    model.first = model.get_layer("first")
     np.testing.assert_array_equal(
         found(model, (X, NUMBERS)), by_hand(model, lambda _, outputs: squares(NUMBERS, outputs))
     )
-    assert model.first.activity_regularizer is options["activity_regularizer"]
+    assert model.get_layer("first").activity_regularizer is options.get("activity_regularizer")
 
 
 @KERASES
@@ -336,6 +336,7 @@ def test_a_training_step_of_its_own_without_a_loss(module):
 
 @KERASES
 def test_neither_a_loss_nor_what_adds_one(module):
-    model = module.Sequential([module.Input((5,)), *stack(module, activity_regularizer="l2")])
+    options = {"activity_regularizer": "l2", "kernel_regularizer": "l2"}
+    model = module.Sequential([module.Input((5,)), *stack(module, **options)])
     model.compile("sgd")
     refused(model, (X, NUMBERS), "a loss: compile the model with one, or pass `loss=`", "whose layers add none")
