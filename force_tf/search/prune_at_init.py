@@ -37,12 +37,12 @@ class PruneAtInit:
     of its N prunable weights: those with the largest scores, the lower index among equal ones.
 
     Args:
-        method: "snip", "iter_snip", "snip_it", "force", "grasp", "iter_grasp", "synflow", "prospr", "early_ticket",
-            "magnitude", "random", or a `force_tf.criteria.Criterion`. A criterion of this package brings the defaults
-            of the method named after it; another one is applied once.
+        method: "snip", "iter_snip", "snip_it", "force", "grasp", "iter_grasp", "synflow", "synflow_l2", "prospr",
+            "early_ticket", "magnitude", "random", or a `force_tf.criteria.Criterion`. A criterion of this package
+            brings the defaults of the method named after it; another one is applied once.
         sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1.
         steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force", "iter_grasp" and
-            "early_ticket", 100 for "synflow" and "synflow_l2", 1 for the others.
+            "early_ticket", 100 for "synflow" and "synflow_l2", 7 for "snip_it", 1 for the others.
         schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
         batches: How many batches each step's score is averaged over; None for the method's own: 5 for "snip_it", 1 for
             the others.
