@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -62,6 +62,7 @@ def train(
     epochs: int,
     seed: int,
     whole_epochs: bool = False,
+    callbacks: Sequence[Any] = (),
 ) -> list[dict[str, float]]:
     """Trains a model, tests it after every epoch, and returns a row of metrics per epoch.
 
@@ -73,6 +74,7 @@ def train(
         epochs: How often every image is seen.
         seed: Seed of the order and the augmentation.
         whole_epochs: Run each epoch in one go, which is faster for small networks, but cannot be interrupted.
+        callbacks: More callbacks for `fit`; what they log is in the rows.
     """
     steps = data.steps_per_epoch(batch_size)
     compile_model(model, learning_rate, steps * epochs, steps if whole_epochs else 1)
@@ -84,7 +86,7 @@ def train(
         validation_data=data.test_batches(),
         verbose=0,
         shuffle=False,
-        callbacks=[_keep_rows(model, rows)],
+        callbacks=[*callbacks, _keep_rows(model, rows)],
     )
     return rows
 

@@ -93,6 +93,21 @@ def test_shrink_and_train(tmp_path):
     assert f"{results['dense']['tflite']['bytes']:,} bytes" in result.stdout
 
 
+def test_prune_while_training(tmp_path):
+    flags = ("--methods=gmp,rigl", "--sparsity=0.8", "--epochs=2", "--limit=320", f"--output_dir={tmp_path}")
+    result = run("examples/prune_while_training.py", *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "nothing but the table belongs on the terminal"
+    results = read_results(tmp_path)
+    assert list(results) == ["dense", "gmp", "rigl"]
+    for method in ("gmp", "rigl"):
+        assert results[method]["history"][-1]["density"] == pytest.approx(0.2, abs=1e-3)
+        assert results[method]["updates"][0]["step"] == 0
+        assert f"{results[method]['tflite']['bytes']:,} bytes" in result.stdout
+    for name in ("density", "accuracy"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+
 def test_prune_and_train_writes_everything(finished):
     results = read_results(finished)
     assert results["settings"]["method"] == "force"
