@@ -6,11 +6,11 @@ STAMP := .venv/.installed
 # TensorFlow's C++ side logs warnings that concern its developers.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo lint test test-quick test-all test-versions clean
+.PHONY: help setup demo lint test test-quick test-all test-versions test-arm64 clean
 .DEFAULT_GOAL := help
 
 help:  ## Shows this list.
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP)  ## Creates .venv with force_tf and all its extras.
 
@@ -36,9 +36,13 @@ test-quick: $(STAMP)  ## Runs in some two minutes what to run between edits.
 test-versions:  ## Runs a part of the tests on other versions of Python, TensorFlow and Keras.
 	@$(PYTHON) tools/test_versions.py
 
+test-arm64: $(STAMP)  ## Runs exported files on emulated Arm and on x86 without AVX; needs Debian and root.
+	@$(BIN)/python tools/setup_emulators.py .emulators
+	@FORCE_TF_EMULATORS=.emulators $(BIN)/python -m pytest -q -n $(WORKERS) -m "slow or not slow" tests/export/test_emulated.py
+
 test-all: lint  ## Checks the style and runs all tests, the slow ones included.
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 clean:  ## Removes .venv and everything else that is generated.
-	rm -rf .venv .versions build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf .venv .versions .emulators build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -70,6 +70,8 @@ class TFLiteReport:
         tensors: The weight tensors, read back from the file.
         clusters: What the runtime of a phone may compute with sparse kernels, and whether it does; see `check_tflite`.
         prevented: What would have come out wrong there, and why; other paddings keep it from the sparse kernels.
+        verified_on: The processors on which the file's outputs were compared with the Keras model's: that of this
+            machine, and the emulated ones of `verify_on=`.
     """
 
     path: str
@@ -92,6 +94,7 @@ class TFLiteReport:
     tensors: tuple[StoredTensor, ...]
     clusters: tuple[Cluster, ...] = ()
     prevented: tuple[Cluster, ...] = ()
+    verified_on: tuple[str, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -160,6 +163,7 @@ class TFLiteReport:
         ]
         if self.top_class_agreement is not None:
             facts.insert(1, ("top class", f"the same for {self.top_class_agreement:.1%} of the samples"))
+        facts.append(("verified on", ", ".join(self.verified_on) or "no processor"))
         if self.sparse:
             facts.append(("on Arm", on_arm(self.clusters)))
         facts += [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]

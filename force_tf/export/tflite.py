@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import platform
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,10 +15,11 @@ import numpy as np
 from force_tf.export import flatbuffer
 from force_tf.export.convert import QUANTIZATIONS, Converted, Quantization, convert_with_reference, in_float32
 from force_tf.export.encoding import Encoded, encode_and_run
+from force_tf.export.processors import Processor, processors_in
 from force_tf.export.report import StoredTensor, TFLiteReport
-from force_tf.export.samples import flat_samples, random_samples, signature_of
+from force_tf.export.samples import Signature, flat_samples, random_samples, signature_of
 from force_tf.export.sparse_kernels import clusters_of
-from force_tf.export.verify import Comparison, keras_outputs, largest
+from force_tf.export.verify import Comparison, RunError, keras_outputs, largest
 from force_tf.layers import without_masks
 from force_tf.models import keras_models
 from force_tf.models.keras_models import preserved_random_state
@@ -44,6 +47,7 @@ def export_tflite(
     verify_data: Any = None,
     tolerance: float | None = None,
     allow_select_tf_ops: bool = False,
+    verify_on: str | os.PathLike | None = None,
     verbose: bool = True,
 ) -> TFLiteReport:
     """Writes a model as a TFLite file, runs the file against the model, and reports what was written.
@@ -88,6 +92,9 @@ def export_tflite(
         allow_select_tf_ops: Whether the file may hold operations that only a runtime built with TensorFlow's "select
             ops" knows. Where no installed package can run such a file, it is written without having been compared with
             the model, with a warning.
+        verify_on: A folder of emulated processors, made by `tools/setup_emulators.py`: the file also runs on these, on
+            its first few samples, and there is no file if it does not load there or its outputs differ. A file that
+            this machine could not run, or only without delegates, is not run there.
         verbose: Whether to print the report.
 
     Returns:
@@ -108,6 +115,7 @@ def export_tflite(
     """
     keras_models.check_model(model)
     _check_arguments(quantize, sparse, tolerance)
+    processors = processors_in(verify_on)
     calibration = _calibration(model, quantize, representative_data)
     samples = calibration if verify_data is None else first_inputs(verify_data, _VERIFY_SAMPLES)
     signature = signature_of(model, samples)
@@ -124,8 +132,12 @@ def export_tflite(
         encoded = encode_and_run(converted, sparse, arrays, expected)
         if encoded.comparison is not None:
             _check_outputs(encoded.comparison, tolerance, quantize, largest(expected))
+        verified = [] if encoded.failure is not None else processors
+        for processor in verified:
+            comparison = _compare_on(processor, encoded.content, converted.signature, arrays, expected)
+            _check_outputs(comparison, tolerance, quantize, largest(expected), f" on {processor.name}")
         file.write(encoded.content)
-        report = _report(os.fspath(path), converted, encoded, len(arrays[0]))
+        report = _report(os.fspath(path), converted, encoded, len(arrays[0]), [item.name for item in verified])
     if encoded.failure is not None:
         warnings.warn(_warning(report), stacklevel=2)
     if verbose:
@@ -165,14 +177,25 @@ def _calibration(model, quantize: str | None, representative_data: Any) -> Any:
     return samples
 
 
-def _check_outputs(comparison: Comparison, tolerance: float | None, quantize: str | None, largest_output: float):
+def _compare_on(processor: Processor, content: bytes, signature: Signature, arrays: list, expected: list) -> Comparison:
+    try:
+        return processor.compare(content, signature, arrays, expected)
+    except RunError as error:
+        raise ValueError(
+            f"Expected a file that runs on {processor.name}. Received: {error.reason}. No file was written."
+        ) from error
+
+
+def _check_outputs(
+    comparison: Comparison, tolerance: float | None, quantize: str | None, largest_output: float, where: str = ""
+) -> None:
     limit = tolerance
     if limit is None:
         limit = _TOLERANCES[quantize] * largest_output if quantize in _TOLERANCES else np.finfo("float64").max
     if not comparison.maximum <= limit:
         raise ValueError(
             f"Expected outputs within {limit:.3g} of the Keras model's; check the model on these inputs, or pass "
-            f"another `tolerance`. Received: outputs that differ by up to {comparison.maximum:.3g}, "
+            f"another `tolerance`. Received: outputs{where} that differ by up to {comparison.maximum:.3g}, "
             f"{comparison.mean:.3g} on average. No file was written."
         )
 
@@ -189,7 +212,7 @@ def _warning(report: TFLiteReport) -> str:
     )
 
 
-def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> TFLiteReport:
+def _report(path: str, converted: Converted, encoded: Encoded, samples: int, processors: Sequence[str]) -> TFLiteReport:
     content, reference = encoded.content, converted.reference
     model = flatbuffer.parse(content)
     comparison = encoded.comparison or Comparison(None, None, None)
@@ -226,6 +249,7 @@ def _report(path: str, converted: Converted, encoded: Encoded, samples: int) -> 
         ),
         clusters=tuple(clusters_of(model)),
         prevented=encoded.prevented,
+        verified_on=(*([platform.machine()] if encoded.comparison is not None else []), *processors),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -61,7 +62,14 @@ def keras_outputs(model: keras.Model, signature: Signature, samples: Sequence[np
     return results
 
 
-def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndarray], **options: Any) -> list[dict]:
+def file_outputs(
+    content: bytes,
+    signature: Signature,
+    samples: Sequence[np.ndarray],
+    *,
+    python: Sequence[str] = (sys.executable,),
+    **options: Any,
+) -> list[dict]:
     """Returns the outputs of a TFLite file, by name, for each batch of the samples.
 
     The file runs in a process of its own: there are files on which the runtime crashes.
@@ -70,6 +78,7 @@ def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndar
         content: A TFLite file.
         signature: The inputs of the file.
         samples: An array for each input.
+        python: The command that starts the Python to run it.
         **options: For `runtime.interpreter`.
 
     Raises:
@@ -86,7 +95,7 @@ def file_outputs(content: bytes, signature: Signature, samples: Sequence[np.ndar
             "outputs": paths["outputs.npz"],
             "batch_size": signature.batch_size or 1,
         }
-        result = run_program("runtime.py", settings | options)
+        result = run_program("runtime.py", settings | options, python)
         if "failure" in result:
             raise RunError(" ".join(result["failure"].split()))
         with np.load(paths["outputs.npz"]) as arrays:

@@ -132,7 +132,12 @@ def network(name: str, module=keras, *, size=16, zeros=0.95, channels=3, stride=
     x = layers.ReLU()(_pointwise(module, x, "a"))
     x = _pointwise(module, layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x), "b")
     model = module.Model(inputs, NETWORKS[name][0](module, layers.ReLU(6.0)(x)))
-    rng = np.random.default_rng(seed)
+    prune_pointwise(model, zeros, np.random.default_rng(seed))
+    return model
+
+
+def prune_pointwise(model, zeros: float, rng: np.random.Generator) -> None:
+    """Gives the 1x1 convolutions random weights, of which a part is zero."""
     for layer in model.layers:
         if getattr(layer, "kernel_size", None) == (1, 1):
             kernel, bias = layer.get_weights()
@@ -141,10 +146,66 @@ def network(name: str, module=keras, *, size=16, zeros=0.95, channels=3, stride=
             scale = 1 / np.sqrt(kernel.shape[2] * max(1 - zeros, 0.01))
             values = rng.normal(0, scale, kernel.shape) * kept.reshape(kernel.shape)
             layer.set_weights([values, 0.3 * rng.standard_normal(bias.shape)])
-    return model
 
 
 def sparse_file(model, **arguments) -> bytes:
     """Returns a sparsely encoded TFLite file, as a converter would write it that knows nothing of phones."""
     values = [variable.numpy() for variable in array_variables(model)]
     return encode(convert(model, signature_of(model), values, **arguments))[0]
+
+
+def random_network(seed: int, module=keras):
+    """Returns a network with the stem, and after it random blocks and heads, some of which the kernels do not know."""
+    rng, layers = np.random.default_rng(seed), module.layers
+    module.utils.set_random_seed(seed)
+    channels = int(rng.choice([8, 16, 32]))
+
+    def activated(x):
+        names = [None, "relu", "relu6", "tanh", "sigmoid", "elu", "swish"]
+        name = rng.choice(names, p=[0.25, 0.2, 0.2, 0.1, 0.1, 0.05, 0.1])
+        return x if name is None else layers.Activation(name)(x)
+
+    def pointwise(x, count=channels):
+        return activated(layers.Conv2D(count, 1)(x))
+
+    def depthwise(x, stride=1):
+        window = int(rng.choice([3, 5]))
+        if stride == 1 and rng.random() < 0.6:
+            return activated(layers.DepthwiseConv2D(window, padding="same")(x))
+        return activated(layers.DepthwiseConv2D(window, strides=stride)(layers.ZeroPadding2D(window // 2)(x)))
+
+    def mean(x, **arguments):
+        return layers.GlobalAveragePooling2D(**arguments)(x)
+
+    def gated(x):
+        gate = layers.Conv2D(8, 1, activation="relu")(mean(x, keepdims=True))
+        return layers.Multiply()([x, layers.Conv2D(channels, 1, activation="sigmoid")(gate)])
+
+    blocks = [
+        *(pointwise, pointwise, pointwise, depthwise, depthwise, gated, gated),
+        lambda x: pointwise(depthwise(x, stride=2)),
+        lambda x: layers.Add()([x, pointwise(depthwise(pointwise(x)))]),
+        lambda x: layers.Conv2D(channels, 3, padding="same")(x),
+        lambda x: layers.MaxPooling2D(2)(x),
+        lambda x: layers.Concatenate()([pointwise(x, channels // 2), pointwise(x, channels // 2)]),
+        lambda x: layers.Rescaling(1.3, offset=0.2)(x),
+    ]
+    heads = [
+        *[lambda x: [layers.Dense(5)(mean(x))]] * 3,
+        lambda x: [layers.Dense(5)(layers.Flatten()(mean(x, keepdims=True)))],
+        lambda x: [layers.Reshape((5,))(layers.Conv2D(5, 1)(mean(x, keepdims=True)))],
+        lambda x: [mean(x), pointwise(x, 3)],
+        lambda x: [layers.Concatenate()([mean(pointwise(x)), layers.GlobalMaxPooling2D()(pointwise(x))])],
+        lambda x: [layers.Dense(5)(layers.Flatten()(x))],
+    ]
+    inputs = module.Input((*[int(rng.choice([16, 24]))] * 2, 3))
+    x = activated(layers.Conv2D(channels, 3, strides=2)(layers.ZeroPadding2D(1)(inputs)))
+    outputs = []
+    for _ in range(int(rng.integers(2, 6))):
+        x = blocks[rng.integers(len(blocks))](x)
+        if rng.random() < 0.05:
+            outputs.append(pointwise(x, 4))
+    outputs += heads[rng.integers(len(heads))](x)
+    model = module.Model(inputs, outputs if len(outputs) > 1 else outputs[0])
+    prune_pointwise(model, float(rng.choice([0.6, 0.75, 0.9, 0.95], p=[0.1, 0.2, 0.4, 0.3])), rng)
+    return model
