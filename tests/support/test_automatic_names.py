@@ -36,12 +36,24 @@ def test_two_builds_of_a_network(either_keras):
 
 
 def test_what_a_search_left_out_bears_other_numbers_too(either_keras):
-    def build():
-        model = unnamed(either_keras)
-        return model, model.layers[0].layers[-1].name
+    first, second = unnamed(either_keras), unnamed(either_keras)
+    selected = [second.layers[0].layers[0].name, second.layers[-1].name]
+    masks = force_tf.PruneAtInit("random", 0.5, layers=selected).find_masks(second, verbose=0)
+    assert len(masks) == 2
+    with pytest.raises(ValueError, match=ADVICE):
+        force_tf.apply_masks(first, masks)
 
-    (first, _), (second, name) = build(), build()
-    masks = force_tf.PruneAtInit("random", 0.5, layers=lambda layer: layer.name != name).find_masks(second, verbose=0)
+
+def test_so_do_weights_that_need_no_mask(either_keras):
+    def build():
+        layers = either_keras.layers
+        return either_keras.Sequential(
+            [either_keras.Input((4,), dtype="int32"), layers.Embedding(5, 3), layers.Flatten(), layers.Dense(2)]
+        )
+
+    first, second = build(), build()
+    masks = force_tf.PruneAtInit("random", 0.5, layers=".*").find_masks(second, verbose=0)
+    assert len(masks) == 2
     with pytest.raises(ValueError, match=ADVICE):
         force_tf.apply_masks(first, masks)
 
@@ -62,8 +74,8 @@ def test_what_a_search_left_out_bears_other_numbers_too(either_keras):
             ("d_1/kernel", "d/kernel"),
         ),
         (
-            {"net/rnn_1/cell_1/kernel": (1,), "net/head/kernel": (2,)},
-            {"net/rnn_12/cell_3/kernel": (1,), "net/head/kernel": (2,)},
+            {"net/head/kernel": (2,), "net/rnn_1/cell_1/kernel": (1,)},
+            {"net/head/kernel": (2,), "net/rnn_12/cell_3/kernel": (1,)},
             ("net/rnn_1/cell_1/kernel", "net/rnn_12/cell_3/kernel"),
         ),
     ],
