@@ -49,7 +49,7 @@ _LONG = {
     *("test_tf_keras_checkpoints", "test_layer_conformance", "test_training", "test_adapted"),
     *("test_interrupts", "test_sparsity_logger", "test_export_errors", "test_export_threads"),
     *("test_prune_during_training", "test_prune_during_training_forms", "test_prune_during_training_bad"),
-    *("test_shrink_report"),
+    *("test_shrink_report", "test_other_ways_to_a_layer", "test_clones", "test_edited_files"),
 }
 
 

@@ -19,6 +19,8 @@ from force_tf.models.keras_models import is_layer, keras_of
 _LIBRARIES = {"force_tf", "keras", "numpy", "tensorflow", "tensorflow_model_optimization", "tf_keras", "wrapt"}
 # Where Keras enters the code of a model, once it is built.
 _ENTRIES = ("__call__", "call", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+# What data consists of; containers of nothing else may be large.
+_SCALARS = {type(None), str, bytes, bool, int, float, complex}
 _LARGEST_GLOBAL = 1000  # items: longer ones are data
 
 _CALLS = ("__call__", "call")
@@ -121,11 +123,15 @@ def mentions_in_class(cls: type, layers: Mapping[int, Any], seen: set[int]) -> I
 
 def parts(value: Any) -> list[tuple[str, Any]] | None:
     """Returns (how to write it, item) of what an object holds, or None of what is not looked into, such as layers."""
-    if value is None or isinstance(value, (str, bytes, int, float)):  # most of what data consists of
+    if type(value) in _SCALARS:
         return None
     if isinstance(value, dict):
+        if {*map(type, value), *map(type, value.values())} <= _SCALARS:
+            return None
         return [*((f".keys()[{i}]", key) for i, key in enumerate(value)), *((f"[{k!r}]", v) for k, v in value.items())]
     if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        if {*map(type, value)} <= _SCALARS:
+            return None
         return [(f"[{i}]", item) for i, item in enumerate(value)]
     if isinstance(value, functools.partial):
         keywords = [(f".keywords[{name!r}]", item) for name, item in value.keywords.items()]
