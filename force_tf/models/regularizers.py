@@ -35,6 +35,13 @@ def _zero(value: Any = None) -> tf.Tensor:
     return tf.zeros((), dtype if dtype.is_floating else tf.float32)
 
 
+class _Zero(keras.regularizers.Regularizer):
+    """A regularizer, as which Keras before 3.15 takes no mere function."""
+
+    def __call__(self, x: Any) -> tf.Tensor:
+        return _zero(x)
+
+
 def without_regularizers(model: Any, stand_in: ZeroRegularizers) -> restoring:
     """Sets the regularizers of a model aside for a block, so that its `losses` hold what calls add by `add_loss`.
 
@@ -62,7 +69,7 @@ def without_regularizers(model: Any, stand_in: ZeroRegularizers) -> restoring:
         for layer in active:
             layer.activity_regularizer = stand_in.of_activities
         for variable in variables:
-            variable.regularizer = _zero
+            variable.regularizer = _Zero()
         for losses in functions:
             losses[:] = [_zero] * len(losses)
 
