@@ -125,11 +125,14 @@ def float64_models(build):
     models = []
     for module in (keras, tf_keras):
         floatx = module.backend.floatx()
+        policy = keras.config.dtype_policy()  # Keras 3 makes one when first asked, and keeps it
         module.backend.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
         try:
             models.append(build(module))
         finally:
             module.backend.set_floatx(floatx)
+            keras.config.set_dtype_policy(policy)
     random = np.random.default_rng(0)
     values = [random.uniform(0.1, 0.5, w.shape) * random.choice([-1, 1], w.shape) for w in models[0].get_weights()]
     for model in models:
