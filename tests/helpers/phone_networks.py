@@ -44,6 +44,13 @@ def _residual(keras, x):
     return layers.Add()([x, _pointwise(keras, layers.DepthwiseConv2D(3)(y), "project")])
 
 
+def _merged(keras, x):
+    """Two depthwise convolutions, of whose equal paddings the converter makes one."""
+    layers = keras.layers
+    ways = [layers.DepthwiseConv2D(3, strides=2, name=name)(layers.ZeroPadding2D(1)(x)) for name in ("left", "right")]
+    return layers.Add()(ways)
+
+
 def _then(operation: Callable) -> Callable:
     """Ends a network with a 1x1 convolution, a mean and a Dense layer after an operation."""
     return lambda keras, x: _classes(keras, _gap(keras, _pointwise(keras, operation(keras, x))))
@@ -63,6 +70,7 @@ NETWORKS: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
     "bilinear": (_then(lambda k, x: k.layers.UpSampling2D(2, interpolation="bilinear")(x)), "sparse", "right"),
     "max pooling": (_then(lambda k, x: k.layers.MaxPooling2D()(x)), "wrong", "wrong"),
     "3x3": (_then(lambda k, x: k.layers.Conv2D(CHANNELS, 3, name="wide")(x)), "wrong", "wrong"),
+    "one padding for two": (_then(_merged), "wrong", "wrong"),
     "two outputs": (lambda k, x: [_classes(k, _gap(k, x)), _pointwise(k, x, channels=4)], "wrong", "wrong"),
     "Flatten beside": (
         lambda k, x: k.layers.Concatenate()([_gap(k, x), k.layers.Flatten()(_pointwise(k, x, channels=2))]),
