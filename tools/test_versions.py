@@ -27,7 +27,12 @@ TESTS = (
     "tests/layers/test_placement.py",
     *("tests/layers/test_checkpoints.py", "tests/layers/test_training.py", "tests/layers/test_tf_keras_models.py"),
     *("tests/shrinking/test_shrink.py", "tests/shrinking/test_shrink_layers.py", "tests/cost"),
-    *("tests/export/test_export.py", "tests/export/test_sparse_encoding.py", "tests/project/test_compat.py"),
+    *(
+        "tests/export/test_export.py",
+        "tests/export/test_sparse_encoding.py",
+        "tests/export/test_sparse_kernels.py",
+        "tests/project/test_compat.py",
+    ),
 )
 
 

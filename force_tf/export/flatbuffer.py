@@ -98,7 +98,14 @@ class Weight:
 
 def parse(content: bytes) -> schema.ModelT:
     """Returns the content of a TFLite file as objects that may be changed."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    for graph in model.subgraphs:
+        # What is empty may be missing.
+        graph.operators = graph.operators or []
+        for part in (graph, *graph.operators):
+            part.inputs = [] if part.inputs is None else part.inputs
+            part.outputs = [] if part.outputs is None else part.outputs
+    return model
 
 
 def parse_checked(content: bytes, path: str) -> schema.ModelT:
@@ -205,7 +212,7 @@ def _builtin_names() -> dict[int, str]:
 
 def count_operations(model: schema.ModelT) -> dict[str, int]:
     """Returns how often each operation stands in a parsed file, the most frequent first."""
-    names = (operation_name(model, operator) for graph in model.subgraphs for operator in graph.operators or ())
+    names = (operation_name(model, operator) for graph in model.subgraphs for operator in graph.operators)
     return dict(collections.Counter(names).most_common())
 
 

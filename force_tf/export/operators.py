@@ -72,8 +72,8 @@ class Graph:
         self.model, self.graph = model, graph
         self._weights = {weight.index: weight for weight in flatbuffer.weights_of(model) if weight.graph is graph}
         self._sources: dict[int, int] = {}  # of what is unpacked, the constant
-        self.names = [flatbuffer.operation_name(model, operator) for operator in graph.operators or ()]
-        for operator, name in zip(graph.operators or (), self.names):
+        self.names = [flatbuffer.operation_name(model, operator) for operator in graph.operators]
+        for operator, name in zip(graph.operators, self.names):
             if name in _UNPACKING and self.is_constant(operator.inputs[0]):
                 self._sources[operator.outputs[0]] = operator.inputs[0]
         self.nodes: list[Node] = []
@@ -168,7 +168,7 @@ class Graph:
 
 def drawn_in(graph: Graph) -> dict[int, int]:
     """Maps the places of convolutions to those of the paddings that XNNPACK draws into them."""
-    operators = graph.graph.operators or ()
+    operators = graph.graph.operators
     readers = collections.Counter(index for operator in operators for index in operator.inputs)
     pads = {
         operator.outputs[0]: position

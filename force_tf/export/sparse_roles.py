@@ -23,7 +23,7 @@ def graph_of(model: schema.ModelT, graph: schema.SubGraphT, *, doubtful: bool, s
     """
     result = Graph(model, graph)
     pads = drawn_in(result)
-    for position, operator in enumerate(graph.operators or ()):
+    for position, operator in enumerate(graph.operators):
         if position in pads.values() or result.is_unpacking(position):
             continue
         pad = pads.get(position)

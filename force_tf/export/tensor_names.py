@@ -160,7 +160,7 @@ def _end_of(layer: str, parts: Sequence[str]) -> int:
 
 
 def _readers(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> Iterator[schema.OperatorT]:
-    for operator in graph.operators or ():
+    for operator in graph.operators:
         if index in operator.inputs:
             if flatbuffer.operation_name(model, operator) in _PASSING:
                 yield from _readers(model, graph, operator.outputs[0])

@@ -14,6 +14,7 @@ import tf_keras
 import force_tf
 from force_tf.export.processors import processors_in
 from force_tf.export.samples import signature_of
+from force_tf.export.sparse_repair import kept_right
 from force_tf.export.verify import RunError, compare, file_outputs, largest
 from helpers.phone_networks import NETWORKS, network, random_network, sparse_file
 
@@ -42,6 +43,18 @@ def test_what_was_measured_is_so(name):
             found = "refused"
         worst = max(worst, found, key=["right", "wrong", "refused"].index)
     assert worst == NETWORKS[name][2]
+
+
+@pytest.mark.parametrize("name", ["mean, Dense", "squeeze and excite", "max pooling", "two outputs"])
+def test_images_of_any_size_and_batches_come_out_right(name):
+    x = np.random.default_rng(1).standard_normal((4, 18, 17, 3)).astype("float32")
+    model = network(name, size=None)
+    signature = signature_of(model).with_batch_size(4)
+    content, _ = kept_right(sparse_file(model, signature))
+    expected = file_outputs(content, signature, [x])
+    for processor in processors_in(FOLDER):
+        received = file_outputs(content, signature, [x], python=processor.python)
+        assert compare(expected, received).maximum < 1e-4 * largest(expected), processor.name
 
 
 @pytest.mark.parametrize("module", [keras, tf_keras], ids=["keras", "tf_keras"])

@@ -156,10 +156,10 @@ def prune_pointwise(model, zeros: float, rng: np.random.Generator) -> None:
             layer.set_weights([values, 0.3 * rng.standard_normal(bias.shape)])
 
 
-def sparse_file(model, **arguments) -> bytes:
+def sparse_file(model, signature=None) -> bytes:
     """Returns a sparsely encoded TFLite file, as a converter would write it that knows nothing of phones."""
     values = [variable.numpy() for variable in array_variables(model)]
-    return encode(convert(model, signature_of(model), values, **arguments))[0]
+    return encode(convert(model, signature or signature_of(model), values))[0]
 
 
 def random_network(seed: int, module=keras):
