@@ -50,6 +50,7 @@ _LONG = {
     *("test_interrupts", "test_sparsity_logger", "test_export_errors", "test_export_threads"),
     *("test_prune_during_training", "test_prune_during_training_forms", "test_prune_during_training_bad"),
     *("test_shrink_report", "test_other_ways_to_a_layer", "test_clones", "test_edited_files"),
+    *("test_dense_under_masks",),
 }
 
 

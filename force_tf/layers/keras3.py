@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.layers.masked_variable import mask_variable, project_soon, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths
+from force_tf.layers.masking import MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths, straight_through
 from force_tf.layers.wrapper_config import check_inner_layer, check_wrapper_config
 from force_tf.models import keras_internals
 
@@ -18,9 +18,22 @@ from force_tf.models import keras_internals
 class _MaskedWeight(MaskedWeight):
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner computes."""
-        value = masked(self.variable, self.mask)
+        if self.is_dense:
+            value = straight_through(tf.convert_to_tensor(self.variable.unmasked()), tf.convert_to_tensor(self.mask))
+        else:
+            value = masked(self.variable, self.mask)
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
+
+    @property
+    def is_dense(self) -> bool:
+        return self.variable.is_dense
+
+    def make_dense(self, is_dense: bool) -> None:
+        self.variable.make_dense(is_dense)
+
+    def unmasked(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.variable.unmasked())
 
     def forget_pruned(self, optimizer: Any | None = None) -> None:
         self.variable.constraint.forget_pruned(self.variable, optimizer)

@@ -37,7 +37,8 @@ def mask_variable(variable: keras.Variable, mask: keras.Variable) -> None:
     """
     variable.__class__ = _MaskedVariable
     variable.mask = mask
-    variable.assigned = False
+    variable.assigned = variable.is_dense = False
+    variable.hidden = None
     variable.constraint = _KeepPruned(mask, variable.constraint)
     if variable.regularizer is not None:
         variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
@@ -59,7 +60,7 @@ def unmask_variable(variable: keras.Variable) -> None:
     if variable.regularizer is not None:
         variable.regularizer = variable.regularizer.regularizer
     variable.__class__ = keras.Variable
-    del variable.mask, variable.assigned
+    del variable.mask, variable.assigned, variable.is_dense, variable.hidden
 
 
 class _MaskedVariable(keras.Variable):
@@ -71,14 +72,36 @@ class _MaskedVariable(keras.Variable):
     Attributes:
         mask: Boolean variable of the same shape.
         assigned: Whether the variable was assigned since it was last projected.
+        is_dense: Whether the variable holds values under its mask, which train, and only shows θ⊙m.
+        hidden: The values under the mask that a file brought along, for a training that goes on; None without.
     """
 
     @property
     def value(self):
+        if self.is_dense:
+            shows_all = not tf.executing_eagerly() or keras_internals.applying_optimizer() is not None
+            if shows_all:
+                return super().value
+            return keras_internals.standing_for(masked(self._value, self.mask.value), self)
         if self.assigned and tf.executing_eagerly() and not _in_replica():
             self.assigned = False
             self._value.assign(masked(self._value, self.mask.value))
         return super().value
+
+    def unmasked(self) -> tf.Variable:
+        """Returns what the variable holds, also under its mask."""
+        return self._value
+
+    def make_dense(self, is_dense: bool) -> None:
+        """Begins to hold values under the mask, or ends it and makes them zero."""
+        if is_dense == self.is_dense:
+            return
+        if is_dense and self.hidden is not None:
+            kept = masked(self._value, self.mask.value)
+            self._value.assign(kept + masked(tf.cast(self.hidden, kept.dtype), ~self.mask.value))
+        elif not is_dense:
+            self._value.assign(masked(self._value, self.mask.value))
+        self.is_dense, self.assigned, self.hidden = is_dense, False, None
 
     def _direct_assign(self, value):
         super()._direct_assign(value)
@@ -112,6 +135,8 @@ class _KeepPruned(keras.constraints.Constraint):
                 slot.assign(masked(slot.value, self.mask.value))
 
     def __call__(self, weight):
+        if getattr(weight, "is_dense", False):
+            return weight if self.constraint is None else self.constraint(weight)
         optimizer = keras_internals.applying_optimizer()
         if optimizer is not None:
             self._optimizers.add(optimizer)
@@ -134,7 +159,7 @@ class _MaskedRegularizer(keras.regularizers.Regularizer):
         self.regularizer = regularizer
 
     def __call__(self, weight):
-        return self.regularizer(masked(weight, self.mask))
+        return self.regularizer(weight if getattr(weight, "is_dense", False) else masked(weight, self.mask))
 
 
 def _in_replica() -> bool:

@@ -31,6 +31,21 @@ def masked(value: Any, mask: Any) -> tf.Tensor:
     return tf.math.multiply_no_nan(value, tf.cast(mask, value.dtype))
 
 
+@tf.custom_gradient
+def straight_through(value: tf.Tensor, mask: tf.Tensor) -> Any:
+    """Returns value⊙mask, whose gradient passes to all of `value`, pruned entries too.
+
+    Args:
+        value: Float tensor of any shape.
+        mask: Tensor of the same shape; True or 1 marks a kept entry.
+    """
+
+    def gradient(upstream):
+        return upstream, None
+
+    return masked(value, mask), gradient
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskedWeight:
     """A weight that is masked: where it is, and its mask.
@@ -49,8 +64,33 @@ class MaskedWeight:
     variable: Any
     mask: Any
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the variable holds values under its mask, which train: see `make_dense`."""
+        return False
+
+    def make_dense(self, is_dense: bool) -> None:
+        """Begins to train values under the mask too, by gradients at θ⊙m, or ends it and makes them zero.
+
+        Whoever reads the variable sees θ⊙m all the while. A training step that was traced before stays as it was.
+
+        Raises:
+            ValueError: If the Keras of the weight cannot.
+        """
+        if is_dense:
+            raise ValueError(
+                "Expected a model of Keras 3: with the legacy tf_keras no values are kept under the masks. Received: a "
+                "model of tf_keras"
+            )
+
+    def unmasked(self) -> tf.Tensor:
+        """Returns all values of the variable, also those under the mask."""
+        return tf.convert_to_tensor(self.variable)
+
     def project(self) -> None:
-        """Makes the pruned entries of the variable zero."""
+        """Makes the pruned entries of the variable zero, unless values under the mask train."""
+        if self.is_dense:
+            return
         self.variable.assign(masked(self.variable, self.mask))
 
     def forget_pruned(self, optimizer: Any | None = None) -> None:
@@ -60,6 +100,9 @@ class MaskedWeight:
             optimizer: One that may have trained the weight before it was masked, beside those that have since.
         """
         raise NotImplementedError
+
+
+_UNDER_MASK = "under_mask_"
 
 
 class MaskHolder:
@@ -149,6 +192,10 @@ class MaskHolder:
         for weight in self.masked_weights:
             weight.project()
         super().save_own_variables(store)
+        for weight in self.masked_weights:
+            if weight.is_dense:  # what is under the mask, for a training that goes on from the file
+                values = masked(weight.unmasked(), 1 - tf.cast(weight.mask, weight.variable.dtype))
+                store[f"{_UNDER_MASK}{weight.path.replace('/', '_')}"] = values.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys():
@@ -157,6 +204,12 @@ class MaskHolder:
                 "`plain = strip_pruning(model)`, `plain.load_weights(path)`, `model = apply_masks(plain, masks)`. "
                 f"Received: none for {self.name!r}"
             )
+        keys = list(store.keys())  # not every store can be iterated over
+        hidden = {key: np.array(store[key]) for key in keys if key.startswith(_UNDER_MASK)}
+        if hidden:
+            store = {key: store[key] for key in keys if key not in hidden}
+            for weight in self.masked_weights:
+                weight.variable.hidden = hidden.get(f"{_UNDER_MASK}{weight.path.replace('/', '_')}")
         super().load_own_variables(store)
 
     def _lookup_dependency(self, name, cached_dependencies=None):

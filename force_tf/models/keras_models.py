@@ -195,7 +195,8 @@ def preserved_states(model: Any) -> restoring:
 
 
 def _values(variables: Sequence[Any]) -> list[tuple[Any, tf.Tensor]]:
-    return [(variable, tf.convert_to_tensor(variable)) for variable in variables]
+    stored = [keras_internals.stored_value(each) if isinstance(each, keras.Variable) else each for each in variables]
+    return [(variable, tf.convert_to_tensor(value)) for variable, value in zip(variables, stored)]
 
 
 def check_inputs(model: Any, inputs: Any) -> None:

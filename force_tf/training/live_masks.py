@@ -78,26 +78,69 @@ class LiveMasks:
         """Returns the masks, flat booleans."""
         return np.concatenate([each.mask.numpy().astype(bool).ravel() for each in self])
 
+    @property
+    def values(self) -> list[tf.Tensor]:
+        """θ, also what trains under the masks, one tensor for each of the weights."""
+        return [each.unmasked() if each.is_dense else tf.convert_to_tensor(each.variable) for each in self]
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Lets pruned weights, which are zero, have gradients for the length of the block. All comes back afterwards.
+        """Lends the network of the weights θ⊙m, in which pruned ones, which are zero, have gradients, for a block.
 
-        Batch statistics and the seeds of Dropout come back too.
+        All comes back afterwards, batch statistics and the seeds of Dropout too.
         """
+        dense = [each for each in self if each.is_dense]
         with preserved_variables(self.model):
-            for each in self:
-                each.mask.assign(tf.ones(each.mask.shape, each.mask.dtype))
-            yield
+            try:
+                for each in dense:
+                    kept = tf.convert_to_tensor(each.variable)  # which shows θ⊙m
+                    each.variable.is_dense = False
+                    each.variable.assign(kept)
+                for each in self:
+                    each.mask.assign(tf.ones(each.mask.shape, each.mask.dtype))
+                yield
+            finally:
+                for each in dense:
+                    each.variable.is_dense = True
+
+    def make_dense(self, is_dense: bool) -> None:
+        """Begins to train values under the masks, or ends it: they are zero then, and forgotten by the optimizer.
+
+        Raises:
+            ValueError: If the Keras of the model cannot.
+        """
+        if is_dense and getattr(self._optimizer, "use_ema", False):
+            raise ValueError(
+                "Expected an optimizer without moving averages of the weights, since they would mix what shows with "
+                f"what trains under the masks. Received: {type(self._optimizer).__name__} with use_ema=True"
+            )
+        if is_dense and self.model.run_eagerly:
+            raise ValueError(
+                "Expected a model whose training steps are traced, since only these see what trains under the masks. "
+                "Received: run_eagerly=True"
+            )
+        for each in self:
+            each.make_dense(is_dense)
+            if not is_dense:
+                self._forget(each, tf.cast(each.mask, bool))
+
+    def _forget(self, each: MaskedWeight, survivors: tf.Tensor) -> None:
+        """Makes zero what the optimizer remembers of weights that do not survive."""
+        for slot in keras_internals.optimizer_slots(self._optimizer, each.variable):
+            slot.assign(masked(slot, survivors))
 
     def move(self, update: Update) -> None:
-        """Sets the masks. What does not survive is zero, in the weights and in all that the optimizer remembers."""
+        """Sets the masks. What does not survive is zero, in the weights and in all that the optimizer remembers.
+
+        Values that train under the masks stay as they are.
+        """
         masks = zip(self, split(update.kept, self.weights), split(update.survivors, self.weights))
         for each, kept, survivors in masks:
             each.mask.assign(tf.cast(kept, each.mask.dtype))
-            survivors = tf.constant(survivors)
-            each.variable.assign(masked(each.variable, survivors))
-            for slot in keras_internals.optimizer_slots(self._optimizer, each.variable):
-                slot.assign(masked(slot, survivors))
+            if not each.is_dense:
+                survivors = tf.constant(survivors)
+                each.variable.assign(masked(each.variable, survivors))
+                self._forget(each, survivors)
 
 
 def _masked_weights(model: Any) -> Iterator[tuple[str, MaskedWeight]]:

@@ -90,6 +90,8 @@ class Method:
         swap: What is exchanged after the cut, if anything.
         at_begin: Whether the first update takes place at `begin`, or `every` steps after it.
         batches: How many batches an update averages gradients over.
+        pruned: What becomes of pruned weights until the training ends: "zero", or "dense" for values that train on
+            under the mask.
     """
 
     score: criteria.Criterion | None
@@ -103,6 +105,7 @@ class Method:
     swap: Swap | None = None
     at_begin: bool = True
     batches: int = 1
+    pruned: str = "zero"
 
 
 # Of schedules that tell themselves how many cuts there are: as a function of the last density.
@@ -122,6 +125,7 @@ METHODS = {
         swap=Swap(0.5, "gradient", final_fraction=0.005, last=1.0, round_up=True),
         at_begin=False,
     ),
+    "dpf": Method(criteria.Magnitude(), every=16, revive=True, pruned="dense"),
     "fggp": Method(criteria.Pool(), end=0.8, every=2000),
     # Of 80 epochs, one cut after every fourth from the eighth on.
     "snip_it": Method(

@@ -29,6 +29,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
     |---|---|
     | "gmp" | prunes the smallest weights, layer by layer, more and more slowly (tfmot's `PolynomialDecay`) |
     | "granet" | prunes the smallest weights of all, and swaps by gradient as it goes |
+    | "dpf" | prunes the smallest weights of all, which go on training under the mask and may return |
     | "fggp" | of the half with the smallest gradients prunes the smallest weights |
     | "snip_it" | prunes by connection sensitivity in seven steps, half of all in the first |
     | "rigl" | keeps the density of the masks, and swaps by gradient |
@@ -54,6 +55,9 @@ class PruneDuringTraining(keras.callbacks.Callback):
         swap: What is exchanged after the cut, a `Swap`; None for the method's own.
         min_per_layer: A cut leaves each weight tensor at least so many weights, or all that it has left.
         granularity: What a cut keeps or prunes as one, as in `PruneAtInit`; swaps exchange single weights.
+        pruned: What becomes of pruned weights while the model trains: "zero", or "dense" for values that train on under
+            the mask by the gradients of θ⊙m, so that they return as what they have become. Whatever reads the model
+            finds θ⊙m, and at the end they are zero. Of Keras 3 alone, and not with a swap.
         data: What `fit` takes, for gradients: each update takes the next `batches` batches of it, which are not those
             that the model trains on. Needed where a score or a swap needs it.
         loss: The loss to take gradients of, as in `PruneAtInit.find_masks`; None for what the model trains on.
@@ -79,7 +83,8 @@ class PruneDuringTraining(keras.callbacks.Callback):
     ```
 
     References:
-        - [To prune, or not to prune](https://arxiv.org/abs/1710.01878) (GMP), [GraNet](https://arxiv.org/abs/2106.10404),
+        - [To prune, or not to prune](https://arxiv.org/abs/1710.01878) (GMP), [DPF](https://arxiv.org/abs/2006.07253),
+          [GraNet](https://arxiv.org/abs/2106.10404),
           [RigL](https://arxiv.org/abs/1911.11134), [SET](https://arxiv.org/abs/1707.04780),
           [FGGP](https://arxiv.org/abs/2411.05500), [SNIP-it](https://arxiv.org/abs/2006.00896)
     """
@@ -99,6 +104,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
         swap: Swap | None = None,
         min_per_layer: int = 0,
         granularity: str | Sequence[int] = "weight",
+        pruned: str | None = None,
         data: Any = None,
         loss: Any = None,
         batches: int | None = None,
@@ -119,6 +125,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
             swap=swap,
             min_per_layer=min_per_layer,
             granularity=granularity,
+            pruned=pruned,
             data=data,
             loss=loss,
             batches=batches,
@@ -136,6 +143,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
+        self._trace_steps_anew(model)  # before `fit` makes its step, as it then does
         # In one `fit` all are told the model before any begins. One that has begun is left of a `fit` that failed.
         _BEGUN.setdefault(model, weakref.WeakKeyDictionary())[self] = False
 
@@ -168,7 +176,9 @@ class PruneDuringTraining(keras.callbacks.Callback):
             logs.update(found)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._session.end()
         self._session = None
+        self._trace_steps_anew(self.model)
 
     # By hand.
 
@@ -200,6 +210,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
         self._session = Session(self._settings, model, optimizer)
         self.history = self._session.history
         self._session.begin(steps=steps)
+        self._trace_steps_anew(model)
 
     def after_step(self) -> None:
         """Moves the masks if it is time. Call it after every step of the optimizer.
@@ -213,7 +224,13 @@ class PruneDuringTraining(keras.callbacks.Callback):
     def stop(self) -> None:
         """Ends a training that `start` began."""
         self._check_started()
+        self._session.end()
+        self._trace_steps_anew(self._session.model)
         self._session = None
+
+    def _trace_steps_anew(self, model: Any) -> None:
+        if self._settings.row.pruned == "dense":
+            model.train_function = None  # one that was traced before has other gradients under the masks
 
     def _check_started(self) -> None:
         if self._session is None:

@@ -94,9 +94,9 @@ class Scorer:
             seed: Non-negative integers, from which random scores are drawn.
         """
         flat = np.empty(sum(self._live.sizes), score_dtype(self._live.weights))
-        masks = split(self._live.kept(), self._live.weights)
+        masks, dense = split(self._live.kept(), self._live.weights), self._live.values
         with self._live.opened():
-            dense, random = values_of(self._live.weights), np.random.default_rng(seed)
+            random = np.random.default_rng(seed)
             network = dataclasses.replace(self._network, dense=dense, random=random, masks=masks)
             fill(flat, self._criterion.scores(network), self._live.weights)
         return flat

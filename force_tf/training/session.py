@@ -30,6 +30,7 @@ class Session:
 
     Attributes:
         history: One dict per update.
+        model: The model.
 
     Raises:
         ValueError: If the model has no masks, or the data, the loss or the granularity do not fit it.
@@ -37,7 +38,7 @@ class Session:
 
     def __init__(self, settings: Settings, model: Any, optimizer: Any):
         self.history: list[dict[str, Any]] = []
-        self._settings, self._model, self._optimizer = settings, model, optimizer
+        self._settings, self.model, self._optimizer = settings, model, optimizer
         self._live = LiveMasks(model, optimizer)
         self._batches = self._cut = self._growth = None
         self._make_scorers()
@@ -82,9 +83,16 @@ class Session:
         if row.score is not None:
             self._plan = self._make_plan(settings.densities(timetable.cuts - 1))
         self._check_density()
+        if row.pruned == "dense":
+            self._live.make_dense(True)
         self._span, self._timetable, self._last = span, timetable, now
         if row.at_begin and now == span.first == timetable.steps[0]:
             self._update(0)
+
+    def end(self) -> None:
+        """Called when the training has ended: pruned weights are zero from then on, whatever they were."""
+        if self._settings.row.pruned == "dense":
+            self._live.make_dense(False)
 
     def begin_epoch(self) -> None:
         """Called as an epoch begins, before its first step."""
@@ -216,8 +224,8 @@ class Session:
     def _make_probe(self) -> Any | None:
         """Returns rows to try the network on, or None if it ignores them already, or cannot be tried."""
         try:
-            rows = probe_inputs(self._model, None, np.random.default_rng(0))
-            return None if rows is None or any(ignored_inputs(self._model, rows)) else rows
+            rows = probe_inputs(self.model, None, np.random.default_rng(0))
+            return None if rows is None or any(ignored_inputs(self.model, rows)) else rows
         except Exception:  # whatever the model makes of random rows, it may train on real ones
             return None
 
@@ -225,7 +233,7 @@ class Session:
         """Warns, once each, of weight tensors that keep nothing, and of a network that ignores its inputs."""
         masks = {w.path: mask for w, mask in zip(self._live.weights, split(self._live.kept(), self._live.weights))}
         empty = [path for path, mask in masks.items() if not mask.any() and path not in self._named]
-        collapsed = self._probe is not None and "" not in self._named and any(ignored_inputs(self._model, self._probe))
+        collapsed = self._probe is not None and "" not in self._named and any(ignored_inputs(self.model, self._probe))
         if not empty and not collapsed:
             return
         self._named |= {*empty, *([""] if collapsed else [])}

@@ -61,6 +61,7 @@ def make_settings(
     swap: Any,
     min_per_layer: Any,
     granularity: Any,
+    pruned: Any,
     data: Any,
     loss: Any,
     batches: Any,
@@ -74,7 +75,7 @@ def make_settings(
         ValueError: If one is out of its range, or does not go with another.
     """
     name, row = methods.resolve(method)
-    row = _with_changes(row, schedule=schedule, scope=scope, revive=revive, swap=swap, batches=batches)
+    row = _with_changes(row, schedule=schedule, scope=scope, revive=revive, swap=swap, pruned=pruned, batches=batches)
     sparsity = arguments.fraction("sparsity", sparsity)
     own_end = row.end(1.0 - sparsity) if callable(row.end) else row.end
     settings = Settings(
@@ -112,6 +113,12 @@ def _with_changes(row: methods.Method, **given: Any) -> methods.Method:
     row = dataclasses.replace(row, **given)
     arguments.one_of("revive", row.revive, (True, False))
     arguments.integer("batches", row.batches, minimum=1)
+    arguments.one_of("pruned", row.pruned, ("zero", "dense"))
+    if row.pruned == "dense" and (row.swap is not None or row.score is None):
+        raise ValueError(
+            'Expected pruned="zero" for a method that swaps, since what it grows starts at zero. '
+            f"Received: pruned={row.pruned!r}"
+        )
     return row
 
 

@@ -36,6 +36,8 @@ from force_tf.models.keras_internals.keras3 import (
     rename_variable,
     renew_node_keys,
     replace_tracked_layer,
+    standing_for,
+    stored_value,
     untracked,
     without_replica_scaling,
 )
@@ -106,6 +108,8 @@ __all__ = [
     "resource_variable_class",
     "safe_mode_off",
     "set_constraint",
+    "standing_for",
+    "stored_value",
     "set_dtype_policy",
     "set_history",
     "set_name",

@@ -94,6 +94,17 @@ def moving_average(optimizer: keras.optimizers.Optimizer, weight: keras.Variable
     return required(optimizer, "_model_variables_moving_average")[index]
 
 
+def stored_value(variable: keras.Variable) -> tf.Variable:
+    """Returns what a variable holds, past all that its class shows in the place of it (`_value`)."""
+    return required(variable, "_value")
+
+
+def standing_for(tensor: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
+    """Lets optimizers take a tensor that a variable shows for the variable (`_unique_id`), to find what is theirs."""
+    tensor._unique_id = required(stored_value(variable), "_unique_id")
+    return tensor
+
+
 def optimizer_slots(optimizer: keras.optimizers.Optimizer, weight: keras.Variable) -> list[keras.Variable]:
     """Returns what an optimizer remembers of each entry of a weight: momenta, averages and accumulated gradients.
 
