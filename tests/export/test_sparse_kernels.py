@@ -125,6 +125,7 @@ def test_images_of_any_size_are_padded_in_two_steps():
             np.testing.assert_allclose(after, before, atol=1e-6 * np.abs(before).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("quantize", "sparse"), [(None, "auto"), ("float16", True)])
 def test_exported_files_are_kept_right_and_the_report_says_why(either_keras, quantize, sparse, tmp_path):
     model = network("two outputs", either_keras)

@@ -29,6 +29,7 @@ def with_random_weights(model, keras):
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("quantize", [None, "float16", "dynamic", "int8"])
 def test_kernels_of_one_shape_are_told_apart_in_every_quantization(either_keras, quantize, tmp_path):
     layers = either_keras.layers
