@@ -125,7 +125,7 @@ class Session:
         return {"density": int(np.count_nonzero(kept)) / kept.size, **moved}
 
     def _now(self) -> int:
-        return int(self._optimizer.iterations)
+        return int(tf.convert_to_tensor(self._optimizer.iterations))
 
     def _make_scorers(self) -> None:
         settings, row, live = self._settings, self._settings.row, self._live

@@ -17,6 +17,7 @@ tf.config.set_logical_device_configuration(
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from moving_masks import X, Y, dense_model, fit  # noqa: E402
 from training_forms import compiled_model, data  # noqa: E402
 
 import force_tf  # noqa: E402
@@ -87,6 +88,21 @@ def check_strip_and_export(module, strategy):
     assert report.max_difference < 1e-4, report
 
 
+def check_moving_masks(module, strategy, method):
+    with strategy.scope():
+        model = dense_model(module, module.optimizers.SGD(0.1, momentum=0.9))
+    pruned = force_tf.apply_masks(model)
+    pruning = force_tf.callbacks.PruneDuringTraining(method, sparsity=0.7, every=4, data=(X, Y))
+    fit(pruned, pruning)
+    assert force_tf.get_masks(pruned).kept == round(0.3 * 344)
+    assert method == "gmp" or sum(row["grown"] for row in pruning.history)
+    for weight in masked_weights(pruned):
+        mask, replicas = masks_of(weight), [value.numpy() for value in replicas_of(weight.variable)]
+        for replica in replicas:
+            assert not replica[~mask].any(), f"{method}: pruned weights of {weight.path} are not zero"
+            np.testing.assert_array_equal(replica, replicas[0])
+
+
 def masked_weights(pruned):
     wrappers = [layer for layer in pruned.layers if isinstance(layer, wrapper_class(pruned))]
     return [weight for wrapper in wrappers for weight in wrapper.masked_weights]
@@ -109,5 +125,7 @@ if __name__ == "__main__":
     check_training(of, two_cpus, "adam", run_eagerly=True)
     check_strip_and_export(of, two_cpus)
     check_assignment(trained)
+    for name in ("gmp", "granet", *(["dpf"] if of is keras else [])):
+        check_moving_masks(of, two_cpus, name)
     if of is keras:
         check_training(of, two_cpus, "muon")
