@@ -153,3 +153,18 @@ def test_what_it_goes_with():
         PruneDuringTraining("gmp", pruned="random")
     with pytest.raises(ValueError, match="swaps"):
         PruneDuringTraining("gmp", pruned="dense", swap=Swap(0.1, "random"))
+
+
+def test_an_interrupted_training_is_ended_by_hand():
+    def on_epoch_end(epoch, logs):
+        raise KeyboardInterrupt
+
+    pruned, pruning = force_tf.apply_masks(dense_model(keras)), dpf()
+    with pytest.raises(KeyboardInterrupt):
+        fit(pruned, pruning, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end))
+    masks = force_tf.get_masks(pruned)
+    assert any(raw(each.variable)[~masks[path]].any() for path, each in masked_weights(pruned).items())
+    pruning.stop()
+    fit(pruned)
+    for path, each in masked_weights(pruned).items():
+        assert not raw(each.variable)[~masks[path]].any()
