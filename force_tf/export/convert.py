@@ -18,7 +18,8 @@ from force_tf.export.quiet import quiet
 from force_tf.export.samples import Signature, leaf_name, unique_names
 from force_tf.export.states import initial_states
 from force_tf.export.tensor_names import with_keras_names
-from force_tf.models.keras_models import array_variables, preserved_variables, state_variables, tf_variable
+from force_tf.models.keras_models import array_variables, state_variables, tf_variable
+from force_tf.models.model_state import preserved_variables
 from force_tf.models.paths import layers_of
 from force_tf.models.rebuild import rebuild
 from force_tf.models.weights import variable_paths

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from force_tf.models.keras_models import input_specs, preserved_states, preserved_variables
+from force_tf.models.keras_models import input_specs
+from force_tf.models.model_state import preserved_states, preserved_variables
 from force_tf.models.weights import PrunableWeight
 from force_tf.support.arrays import row_count, take_rows
 

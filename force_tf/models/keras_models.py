@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 
 from force_tf.models import keras_internals
-from force_tf.support.interrupts import restoring
 
 
 def keras_of(item: Any) -> ModuleType | None:
@@ -142,61 +141,6 @@ def check_has_call(model: Any) -> None:
         f"Expected a model that can be called; one that only trains others is pruned by the models in it{what}. "
         f"Received: the model {model.name!r} of class {type(model).__name__}, which has no `call`"
     )
-
-
-def preserved_variables(model: Any) -> restoring:
-    """Puts every variable of the model back, bit for bit, when a block ends, fails or is interrupted, however often.
-
-    A forward pass in training mode moves batch statistics, states of stateful layers and seeds of Dropout; calls and
-    losses of the user's may update metrics; a search also assigns masked weights. Metrics that are new then are reset.
-
-    Returns:
-        The context manager of the block.
-    """
-    # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
-    metrics = {id(metric): metric for metric in _metrics(model)}
-    of_metrics = [variable for metric in metrics.values() for variable in metric.variables]
-    state = _values([*array_variables(model), *state_variables(model), *of_metrics])
-    # The random layers of tf_keras hold their seeds outside of their variables, and count one up whenever it is traced.
-    random = keras_internals.random_generators(keras_internals.inner_layers(model))
-    state += _values([each.state for each in random if each.state is not None])
-    seeds = [each.seed for each in random]
-
-    def put_back() -> None:
-        for variable, value in state:
-            variable.assign(value)
-        for each, seed in zip(random, seeds):
-            each.seed = seed
-        for metric in _metrics(model):
-            if id(metric) not in metrics:
-                metric.reset_state()
-
-    return restoring(put_back)
-
-
-def _metrics(model: Any) -> list[Any]:
-    # Keras 3 does not count their variables among those of a model. The user's own `metrics` may want a compiled one.
-    return keras_of(model).Model.metrics.fget(model)
-
-
-def preserved_states(model: Any) -> restoring:
-    """Puts the states of a model's stateful layers back when a block ends, fails or is interrupted.
-
-    Returns:
-        The context manager of the block.
-    """
-    state = _values(state_variables(model))
-
-    def put_back() -> None:
-        for variable, value in state:
-            variable.assign(value)
-
-    return restoring(put_back)
-
-
-def _values(variables: Sequence[Any]) -> list[tuple[Any, tf.Tensor]]:
-    stored = [keras_internals.stored_value(each) if isinstance(each, keras.Variable) else each for each in variables]
-    return [(variable, tf.convert_to_tensor(value)) for variable, value in zip(variables, stored)]
 
 
 def check_inputs(model: Any, inputs: Any) -> None:

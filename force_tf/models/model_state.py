@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from force_tf.models import keras_internals
-from force_tf.models.keras_models import array_variables, state_variables
+from force_tf.models.keras_models import array_variables, keras_of, state_variables
+from force_tf.support.interrupts import restoring
 
 
 class ModelState:
@@ -27,7 +29,15 @@ class ModelState:
         self._random = keras_internals.random_generators(keras_internals.inner_layers(model))
         generators = [each.state for each in self._random if each.state is not None]
         self._variables = [*array_variables(model), *state_variables(model), *generators]
-        self.values = [tf.convert_to_tensor(variable) for variable in self._variables]
+        self._seeds = self.seeds()
+        # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
+        self.values = [_value(variable) for variable in self._variables]
+
+    def put_back(self) -> None:
+        """Gives all variables and seeds the values of that moment."""
+        for variable, value in zip(self._variables, self.values):
+            variable.assign(value)
+        self.set_seeds(self._seeds)
 
     def changes(self, without: Collection[int] = ()) -> dict[int, tf.Tensor]:
         """Returns the present values of the variables that have other ones now, by their place in the order.
@@ -37,7 +47,7 @@ class ModelState:
         """
         found = {}
         for place, (variable, before) in enumerate(zip(self._variables, self.values)):
-            now = tf.convert_to_tensor(variable)
+            now = _value(variable)
             if id(variable) not in without and not bool(tf.reduce_all(now == before)):
                 found[place] = now
         return found
@@ -55,3 +65,58 @@ class ModelState:
         """Sets them to what `seeds` returned."""
         for each, seed in zip(self._random, seeds, strict=True):
             each.seed = seed
+
+
+def preserved_variables(model: Any) -> restoring:
+    """Puts every variable of the model back, bit for bit, when a block ends, fails or is interrupted, however often.
+
+    A forward pass in training mode moves batch statistics, states of stateful layers and seeds of Dropout; calls and
+    losses of the user's may update metrics; a search also assigns masked weights. Metrics that are new then are reset.
+
+    Returns:
+        The context manager of the block.
+    """
+    state = ModelState(model)
+    metrics = {id(metric): metric for metric in _metrics(model)}
+    of_metrics = _values([variable for metric in metrics.values() for variable in metric.variables])
+
+    def put_back() -> None:
+        state.put_back()
+        for variable, value in of_metrics:
+            variable.assign(value)
+        for metric in _metrics(model):
+            if id(metric) not in metrics:
+                metric.reset_state()
+
+    return restoring(put_back)
+
+
+def _metrics(model: Any) -> list[Any]:
+    # Keras 3 does not count their variables among those of a model. The user's own `metrics` may want a compiled one.
+    return keras_of(model).Model.metrics.fget(model)
+
+
+def preserved_states(model: Any) -> restoring:
+    """Puts the states of a model's stateful layers back when a block ends, fails or is interrupted.
+
+    Returns:
+        The context manager of the block.
+    """
+    state = _values(state_variables(model))
+
+    def put_back() -> None:
+        for variable, value in state:
+            variable.assign(value)
+
+    return restoring(put_back)
+
+
+def _values(variables: Iterable[Any]) -> list[tuple[Any, tf.Tensor]]:
+    return [(variable, _value(variable)) for variable in variables]
+
+
+def _value(variable: Any) -> tf.Tensor:
+    """Returns what a variable stores, which a wrapper may show with a mask over it."""
+    return tf.convert_to_tensor(
+        keras_internals.stored_value(variable) if isinstance(variable, keras.Variable) else variable
+    )

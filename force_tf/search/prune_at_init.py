@@ -14,8 +14,9 @@ import numpy as np
 from force_tf import criteria, layers, schedules
 from force_tf.granularity import Granularity, Plan, check_scope, resolve, split
 from force_tf.masks import Masks
-from force_tf.models.keras_models import check_model, preserved_variables
+from force_tf.models.keras_models import check_model
 from force_tf.models.layer_selection import LayerSelection
+from force_tf.models.model_state import preserved_variables
 from force_tf.models.prunable import prunable_weights
 from force_tf.search import presets
 from force_tf.search.checkpoint import Checkpoint, Progress

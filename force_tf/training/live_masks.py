@@ -13,7 +13,7 @@ from force_tf.granularity import split
 from force_tf.layers import is_pruned
 from force_tf.layers.masking import MaskedWeight, MaskHolder, masked
 from force_tf.models import keras_internals
-from force_tf.models.keras_models import preserved_variables
+from force_tf.models.model_state import preserved_variables
 from force_tf.models.paths import mask_wrappers
 from force_tf.models.prunable import all_prunable_weights
 from force_tf.models.weights import PrunableWeight

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from force_tf.layers import get_masks
 from force_tf.masks import Masks
-from force_tf.models.keras_models import check_inputs, preserved_variables, tf_variable
+from force_tf.models.keras_models import check_inputs, tf_variable
+from force_tf.models.model_state import preserved_variables
 from force_tf.models.output_channels import dead_channels, output_axes
 from force_tf.models.paths import layers_by_path, split_path
 from force_tf.models.weights import weight_variable

@@ -109,6 +109,28 @@ def test_a_search_goes_on_and_ends_with_the_same_masks(either_keras, method, tmp
         np.testing.assert_array_equal(variable, value)
 
 
+def test_states_of_stateful_layers_go_on(either_keras, tmp_path):
+    """Every batch goes on from the state that the one before left."""
+
+    def build():
+        either_keras.utils.set_random_seed(0)
+        layers = either_keras.layers
+        recurrent = layers.LSTM(6, stateful=True, name="lstm")
+        if either_keras is keras:
+            inputs = keras.Input(batch_shape=(16, 5, 4))
+        else:
+            inputs = either_keras.Input((5, 4), batch_size=16)
+        model = either_keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(recurrent(inputs)))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(16, 5, 4)).astype("float32"), rng.integers(0, 3, 16)) for _ in range(6)]
+    whole, _, _ = search(build(), data, tmp_path / "whole")
+    parts = [search(build(), data, tmp_path / "parts", kill_after=count)[0] for count in (2, 2, None)]
+    assert parts[-1] == whole
+
+
 @pytest.mark.parametrize("data", [unshuffled, generated, generator, lambda: list(unshuffled())])
 def test_data_that_was_drawn_is_skipped(data, tmp_path):
     model = model_of(keras)

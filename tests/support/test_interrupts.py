@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import force_tf
-from force_tf.models.keras_models import preserved_variables
+from force_tf.models.model_state import preserved_variables
 from force_tf.support.interrupts import restoring
 
 
