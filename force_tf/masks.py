@@ -204,7 +204,7 @@ class Masks(Mapping[str, np.ndarray]):
             One sentence that names the first misshapen, missing or unknown entry, or None if the masks fit.
         """
         difference = self._first_difference(shapes)
-        renumbered = first_renumbered(shapes, self._shapes(), optional, self._left_out) if difference else None
+        renumbered = first_renumbered(shapes, _shapes(self), optional, self._left_out) if difference else None
         if renumbered:
             mine, theirs = renumbered
             return f"the model has {mine!r} where there is a mask for {theirs!r}. {ADVICE}."
@@ -233,15 +233,12 @@ class Masks(Mapping[str, np.ndarray]):
             {path: operation(mask, other[path]) for path, mask in self._masks.items()}, left_out=self._left_out
         )
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {path: mask.shape for path, mask in self._masks.items()}
-
     def _check_comparable(self, other: Masks) -> None:
         for path in dict.fromkeys((*self, *other)):
             mine, theirs = (str(masks[path].shape) if path in masks else "none" for masks in (self, other))
             if mine == theirs:
                 continue
-            renumbered = first_renumbered(self._shapes(), other._shapes())
+            renumbered = first_renumbered(_shapes(self), _shapes(other))
             if renumbered:
                 raise ValueError(
                     f"Expected masks for the same weights. {ADVICE}. "
@@ -346,6 +343,10 @@ class Masks(Mapping[str, np.ndarray]):
 
 class _ForeignFormatError(Exception):
     """A mask file that this release cannot read."""
+
+
+def _shapes(masks: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {path: mask.shape for path, mask in masks.items()}
 
 
 def _as_mask(path: str, mask: Any) -> np.ndarray:
