@@ -47,7 +47,8 @@ class Session:
         self._timetable: Timetable | None = None
         self._plan: Plan | None = None
         self._last = 0  # the step of the optimizer that was looked at last
-        self._accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        self._accumulated = getattr(inner, "gradient_accumulation_steps", None) or 1
         self._batch, self._batches_to_go = -1, 1
         self._moved = {"weights_dropped": 0, "weights_grown": 0}
         self._named: set[str] = set()
@@ -125,7 +126,9 @@ class Session:
         return {"density": int(np.count_nonzero(kept)) / kept.size, **moved}
 
     def _now(self) -> int:
-        return int(tf.convert_to_tensor(self._optimizer.iterations))
+        # The one that scales losses in mixed precision counts no steps in older versions of Keras.
+        optimizer = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        return int(tf.convert_to_tensor(optimizer.iterations))
 
     def _make_scorers(self) -> None:
         settings, row, live = self._settings, self._settings.row, self._live
