@@ -26,6 +26,7 @@ TESTS = (
     *("tests/models", "tests/objective", "tests/layers/test_layers_apply.py", "tests/layers/test_subclassed.py"),
     "tests/layers/test_placement.py",
     *("tests/layers/test_checkpoints.py", "tests/layers/test_training.py", "tests/layers/test_tf_keras_models.py"),
+    *("tests/training/test_prune_during_training_forms.py", "tests/training/test_dense_under_masks.py"),
     *("tests/shrinking/test_shrink.py", "tests/shrinking/test_shrink_layers.py", "tests/cost"),
     *(
         "tests/export/test_export.py",
