@@ -23,8 +23,11 @@ FOLDER = ROOT / ".versions"
 # What differs between versions: graphs and copies, wrappers and files, the schema of TFLite, traces in float64.
 TESTS = (
     *("tests/search/test_golden.py", "tests/search/test_contract.py", "tests/search/test_supported_layers.py"),
+    *("tests/search/test_checkpoint.py", "tests/search/test_targets.py", "tests/criteria"),
     *("tests/models", "tests/objective", "tests/layers/test_layers_apply.py", "tests/layers/test_subclassed.py"),
     "tests/layers/test_placement.py",
+    *("tests/layers/test_clones.py", "tests/layers/test_other_ways_to_a_layer.py", "tests/layers/test_edited_files.py"),
+    "tests/training/test_prune_during_training.py",
     *("tests/layers/test_checkpoints.py", "tests/layers/test_training.py", "tests/layers/test_tf_keras_models.py"),
     *("tests/training/test_prune_during_training_forms.py", "tests/training/test_dense_under_masks.py"),
     *("tests/shrinking/test_shrink.py", "tests/shrinking/test_shrink_layers.py", "tests/cost"),
