@@ -62,6 +62,9 @@ def pytest_collection_modifyitems(items):
 
 # Classes of Keras that its older versions, which are supported, lack.
 _LATER = {"GroupQueryAttention", "Muon", "RMSNormalization", "ReversibleEmbedding"}
+# In Keras 3.10, training any model with its first Muon fails, so it counts as not there yet.
+if hasattr(keras.optimizers, "Muon") and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+    del keras.optimizers.Muon
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,7 +79,7 @@ def pytest_runtest_call(item):
         is_later = error.name in _LATER and getattr(error.obj, "__name__", "").startswith("keras.")
         if not (is_ours and is_later):
             raise
-        pytest.skip(f"Keras {keras.__version__} has no {error.name}")
+        pytest.skip(f"Keras {keras.__version__} has no {error.name} that works")
 
 
 @pytest.fixture(autouse=True)
