@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # TensorFlow's C++ side logs warnings that concern its developers.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo lint test test-quick test-all test-versions test-arm64 clean
+.PHONY: help setup demo lint test test-quick test-all test-versions test-arm64 dist release clean
 .DEFAULT_GOAL := help
 
 help:  ## Shows this list.
@@ -34,7 +34,7 @@ test-quick: $(STAMP)  ## Runs in some two minutes what to run between edits.
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not long"
 
 test-versions:  ## Runs a part of the tests on other versions of Python, TensorFlow and Keras.
-	@$(PYTHON) tools/test_versions.py
+	@$(PYTHON) tools/test_versions.py $(COMBINATIONS)
 
 test-arm64: $(STAMP)  ## Runs exported files on emulated Arm and on x86 without AVX; needs Debian and root.
 	@$(BIN)/python tools/setup_emulators.py .emulators
@@ -42,6 +42,15 @@ test-arm64: $(STAMP)  ## Runs exported files on emulated Arm and on x86 without 
 
 test-all: lint  ## Checks the style and runs all tests, the slow ones included.
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow"
+
+dist: $(STAMP)  ## Builds wheel and sdist into dist/, checks them, and runs the README's code in a clean environment.
+	@rm -rf dist build
+	@$(BIN)/python -m build --outdir dist . > /dev/null
+	@$(BIN)/python -m twine check --strict dist/*
+	@$(BIN)/python tools/check_dist.py dist
+
+release: dist  ## Checks that versions, changelog, documentation and tag agree, and all that `make dist` checks.
+	@$(BIN)/python tools/check_release.py
 
 clean:  ## Removes .venv and everything else that is generated.
 	rm -rf .venv .versions .emulators build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs

@@ -20,7 +20,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
     source = "\n".join(FENCE.findall(page.read_text()))
     exec(compile(source, str(page), "exec"), {"__name__": "__main__"})
     if page.name == "README.md":
-        assert {"digits.tflite", "masks.npz", "pruned.keras"} <= set(os.listdir(tmp_path))
+        assert {"model.tflite", "masks.npz", "pruned.keras"} <= set(os.listdir(tmp_path))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
