@@ -28,7 +28,8 @@ class Network:
         batches_per_step: How many batches a step averages over.
         loss: The loss that is scored, of the model and the three parts of a batch; None if there is none.
         batches: The data; None if there is none.
-        masks: The present masks m, one array of booleans per weight, of its shape.
+        masks: The present masks m, booleans of the shape of each weight: arrays, or tensors where the cut is made on an
+            accelerator.
         memory: What the criterion wants to remember from one step to the next: lists of tensors by names, which a
             checkpoint of the search can hold.
     """
@@ -52,7 +53,7 @@ class Network:
         """Assigns θ⊙m to the model's variables, for new masks m.
 
         Args:
-            masks: One array of booleans per weight, of its shape.
+            masks: One array or tensor of booleans per weight, of its shape.
         """
         self.masks[:] = masks
         for weight, dense, mask in zip(self.weights, self.dense, masks):

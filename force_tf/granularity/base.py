@@ -69,11 +69,13 @@ class Granularity(abc.ABC):
         value: What `PruneAtInit` takes for it.
         unit: What is counted, in the plural.
         by_weight: Whether each weight is kept or pruned by its own score.
+        on_device: Whether `device_selection` can make its cuts.
     """
 
     value: str | tuple[int, ...]
     unit = "weights"
     by_weight = True
+    on_device = False
 
     def units(self, weight: PrunableWeight) -> int:
         """Returns how many units a weight tensor has.
@@ -128,6 +130,7 @@ class Weights(Granularity):
     """Every weight by itself."""
 
     value = "weight"
+    on_device = True
 
     def cut(self, plan: Plan, step: int, scores: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:
         return plan.select(plan.counts[step - 1], scores, eligible)

@@ -126,34 +126,66 @@ def select(
     Raises:
         ValueError: If fewer than k weights are eligible, or the floors need more than k.
     """
-    allowed = scores.size if eligible is None else int(np.count_nonzero(eligible))
-    if k > allowed:
-        raise ValueError(f"Expected at least {k} weights that may be kept. Received: {allowed}")
-    if kept is None and scope == "global" and not np.any(min_per_layer):
-        return top_k(scores, k, eligible)
     sizes = np.asarray(sizes, np.int64)
     ends = np.cumsum(sizes)
     parts = [slice(end - size, end) for size, end in zip(sizes, ends)]
+    available = sizes if eligible is None else np.array([np.count_nonzero(eligible[part]) for part in parts])
+    if kept is None and scope == "global" and not np.any(min_per_layer) and k <= available.sum():
+        return top_k(scores, k, eligible)
     keep = np.zeros(scores.size, bool) if kept is None else kept.copy()
     taken = np.array([np.count_nonzero(keep[part]) for part in parts])
-    available = sizes if eligible is None else np.array([np.count_nonzero(eligible[part]) for part in parts])
+    counts = quotas(sizes, k, available, scope=scope, shares=shares, min_per_layer=min_per_layer, taken=taken)
+    if kept is not None:
+        eligible = ~keep if eligible is None else eligible & ~keep
+    for part, missing in zip(parts, counts - taken):
+        if missing:
+            keep[part] |= top_k(scores[part], missing, None if eligible is None else eligible[part])
+    rest = k - int(counts.sum())
+    if not rest:
+        return keep
+    keep |= top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
+    return keep
+
+
+def quotas(
+    sizes: Sequence[int],
+    k: int,
+    available: np.ndarray,
+    *,
+    scope: str = "global",
+    shares: Sequence[float] | None = None,
+    min_per_layer: int | Sequence[int] = 0,
+    taken: np.ndarray | int = 0,
+) -> np.ndarray:
+    """Returns how many weights each tensor keeps before what is left of k goes to the best of all others.
+
+    The arguments that are not explained here are those of `select`.
+
+    Args:
+        sizes: The number of scores of each tensor.
+        k: How many to keep in all.
+        available: How many scores of each tensor are eligible.
+        scope: As in `select`.
+        shares: As in `select`.
+        min_per_layer: As in `select`.
+        taken: How many of each tensor are kept in any case.
+
+    Returns:
+        int64 counts: the floors where all scores are compared, and counts that sum to k otherwise.
+
+    Raises:
+        ValueError: If fewer than k weights are eligible, or the floors need more than k.
+    """
+    sizes = np.asarray(sizes, np.int64)
+    if k > available.sum():
+        raise ValueError(f"Expected at least {k} weights that may be kept. Received: {available.sum()}")
     floors = np.maximum(np.minimum(min_per_layer, available), taken)
     if floors.sum() > k:
         raise ValueError(
             f"Expected a floor that the {k} kept weights can fill; over {len(sizes)} tensors it needs {floors.sum()}. "
             f"Lower `min_per_layer` or `sparsity`. Received: min_per_layer={min_per_layer}"
         )
-    if kept is not None:
-        eligible = ~keep if eligible is None else eligible & ~keep
-    quotas = floors if scope == "global" else apportion(k, sizes if scope == "layer" else shares, floors, available)
-    for part, missing in zip(parts, quotas - taken):
-        if missing:
-            keep[part] |= top_k(scores[part], missing, None if eligible is None else eligible[part])
-    rest = k - int(quotas.sum())
-    if not rest:
-        return keep
-    keep |= top_k(scores, rest, ~keep if eligible is None else eligible & ~keep)
-    return keep
+    return floors if scope == "global" else apportion(k, sizes if scope == "layer" else shares, floors, available)
 
 
 def erk_shares(shapes: Sequence[Sequence[int]]) -> np.ndarray:

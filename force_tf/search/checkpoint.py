@@ -113,15 +113,18 @@ class Checkpoint:
             network.batches.restore(self._folder, facts["data"])
         return progress
 
-    def save(self, network: Network, progress: Progress) -> None:
-        """Writes the state after a step, unless the last one was written too short a time ago for what it cost.
+    def is_due(self, step: int) -> bool:
+        """Whether to save after a step: not if the last state was written too short a time ago for what it cost.
 
-        The last step is always written.
+        After the last step it always is.
         """
+        is_last = step == len(self._description["densities"])
+        return is_last or time.monotonic() - self._written >= self._cost / _SHARE
+
+    def save(self, network: Network, progress: Progress) -> None:
+        """Writes the state after a step."""
         is_last = progress.step == len(self._description["densities"])
         begin = time.monotonic()
-        if not is_last and begin - self._written < self._cost / _SHARE:
-            return
         prunable = {id(weight.variable) for weight in network.weights}
         changed = {} if is_last else self._initial.changes(without=prunable)
         memory = {} if is_last else network.memory

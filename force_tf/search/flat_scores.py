@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +18,15 @@ def score_dtype(weights: Sequence[PrunableWeight]) -> type:
     return np.float64 if any(tf.as_dtype(weight.variable.dtype) == tf.float64 for weight in weights) else np.float32
 
 
-def fill(flat: np.ndarray, scores, weights: Sequence[PrunableWeight]) -> None:
-    """Fills one flat array with all scores, tensor by tensor, so that only one copy of them is held."""
+def scores_of_weights(scores: Any, weights: Sequence[PrunableWeight]) -> Iterator[Any]:
+    """Yields what a criterion returned, checked: one tensor for each weight, of its shape.
+
+    Raises:
+        TypeError: If it is no iterable.
+        ValueError: If there are more or fewer, or one is of another shape.
+    """
     if not isinstance(scores, Iterable):
         raise TypeError(f"Expected the criterion to return a tensor of scores for each weight. Received: {scores!r}")
-    end = 0
     for weight, score in itertools.zip_longest(weights, scores):
         if weight is None or score is None:
             raise ValueError(
@@ -32,17 +37,40 @@ def fill(flat: np.ndarray, scores, weights: Sequence[PrunableWeight]) -> None:
             raise ValueError(
                 f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {np.shape(score)}"
             )
+        yield score
+
+
+def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> None:
+    """Fills one flat array with all scores, tensor by tensor, so that only one copy of them is held.
+
+    Raises:
+        TypeError: As `scores_of_weights`.
+        ValueError: As `scores_of_weights`, or if scores are NaN.
+    """
+    end = 0
+    for weight, score in zip(weights, scores_of_weights(scores, weights), strict=True):
         begin, end = end, end + weight.size
         flat[begin:end] = np.ravel(score)
     # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.
     with np.errstate(invalid="ignore", over="ignore"):
         suspicious = np.isnan(flat.sum())
     if suspicious:
-        for weight, part in zip(weights, split(flat, weights)):
-            if np.isnan(part).any():
-                raise ValueError(
-                    f"Expected scores without NaN. Received: {np.isnan(part).sum()} NaN for {weight.path!r}"
-                )
+        check_no_nan([np.count_nonzero(np.isnan(part)) for part in split(flat, weights)], weights)
+
+
+def check_no_nan(counts: Sequence[int], weights: Sequence[PrunableWeight]) -> None:
+    """Raises if there are NaN among the scores.
+
+    Args:
+        counts: How many there are for each weight.
+        weights: The prunable weights.
+
+    Raises:
+        ValueError: If there are; it names the weight.
+    """
+    for weight, count in zip(weights, counts):
+        if count:
+            raise ValueError(f"Expected scores without NaN. Received: {count} NaN for {weight.path!r}")
 
 
 def saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:

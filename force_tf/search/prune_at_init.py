@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 import warnings
@@ -21,9 +22,9 @@ from force_tf.models.prunable import prunable_weights
 from force_tf.search import presets
 from force_tf.search.checkpoint import Checkpoint, Progress
 from force_tf.search.collapse_check import check_collapse
+from force_tf.search.cutting import check_place, make_cut
 from force_tf.search.data import check_loss_argument, search_data
 from force_tf.search.findings import facts_of, warnings_of
-from force_tf.search.flat_scores import fill, saliency_kept, score_dtype
 from force_tf.search.metadata import search_description, settings_of
 from force_tf.search.network import build_network, check_searchable, prepared
 from force_tf.search.planning import make_plan
@@ -62,6 +63,8 @@ class PruneAtInit:
         layers: Which layers to prune: None for all that are pruned by default; names, paths or regular expressions
             (matched in full); or a `callable(layer) -> bool`.
         seed: Shuffles data given as arrays, and draws the scores of "random". None for another order every time.
+        cut: Where the weights to keep are chosen: "host", "device", or "auto" for the device if the weights live on a
+            GPU or TPU and are kept or pruned one by one, and the host if not. The masks are the same.
 
     Attributes:
         history: One dict per step of the last search: "step", "density" and "kept" (of the weights, after the cut),
@@ -86,7 +89,7 @@ class PruneAtInit:
           [SynFlow](https://arxiv.org/abs/2006.05467), [ProsPr](https://arxiv.org/abs/2202.08132)
     """
 
-    invert = False  # of objects that were pickled before there was a choice
+    invert, cut = False, "auto"  # of objects that were pickled before there was a choice
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class PruneAtInit:
         granularity: str | Sequence[int] = "weight",
         layers: LayerSelection = None,
         seed: int | None = None,
+        cut: str = "auto",
     ):
         self.method, self.criterion, preset = presets.resolve(method)
         self.sparsity = arguments.fraction("sparsity", sparsity)
@@ -116,6 +120,8 @@ class PruneAtInit:
         self._granularity = resolve(granularity)
         self.granularity = self._granularity.value
         self.scope = check_scope(scope, self._granularity)
+        self.cut = arguments.one_of("cut", cut, ("auto", "host", "device"))
+        check_place(self.cut, self._granularity)
         self.layers = layers
         self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
         self.history: list[dict[str, Any]] = []
@@ -237,41 +243,25 @@ class PruneAtInit:
     ) -> np.ndarray:
         self.history = []
         network = prepared(self.criterion, network)
-        keep = np.ones(sum(weight.size for weight in network.weights), bool)
+        cut = make_cut(self.cut, plan, zeros, invert=self.invert, granularity=granularity, network=network)
+        weight_count = sum(weight.size for weight in network.weights)
         done = 0
         if checkpoint and (saved := checkpoint.resume(network)):
-            done, keep, self.history = saved.step, saved.keep, saved.history
+            done, self.history = saved.step, saved.history
             zeros.restore(saved.zeros)
-            network.assign_masks(split(keep, network.weights))
-        # One buffer for all steps: new memory of that size costs as much as filling it.
-        scores = np.empty(keep.size, score_dtype(network.weights))
+            cut.restore(saved.keep)
+            network.assign_masks(cut.masks())
         progress = keras.utils.Progbar(
             self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
         )
         for step in range(done + 1, self.steps + 1):
             begin = time.perf_counter()
-            fill(scores, self.criterion.scores(network), network.weights)
-            if self.invert:
-                np.negative(scores, out=scores)
-            before = keep
-            eligible = None if self.revive or step == 1 else before
-            keep = granularity.cut(plan, step, scores, eligible)
-            if step == 1:
-                zeros.look_at_dense(scores)
-            if step == self.steps and not self.invert:  # then the scores that are zero come first
-                zeros.look_at_last_cut(scores, keep, eligible)
-            kept = int(np.count_nonzero(granularity.used(plan, keep)))
-            row = {
-                "step": step,
-                "density": kept / keep.size,
-                "kept": kept,
-                "saliency_kept": saliency_kept(scores, keep),
-                "revived": int(np.count_nonzero(keep & ~before)),
-            }
+            facts = cut(step, self.criterion.scores(network))
             if step < self.steps:
-                network.assign_masks(split(keep, network.weights))
+                network.assign_masks(cut.masks())
+            row = {"step": step, "density": facts.kept / weight_count, **dataclasses.asdict(facts)}
             self.history.append({**row, "seconds": time.perf_counter() - begin})
-            if checkpoint:
-                checkpoint.save(network, Progress(step, keep, self.history, zeros.state()))
+            if checkpoint and checkpoint.is_due(step):
+                checkpoint.save(network, Progress(step, cut.marks(), self.history, zeros.state()))
             progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
-        return granularity.used(plan, keep)
+        return cut.used()

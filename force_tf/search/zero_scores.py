@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.granularity import split
 from force_tf.models.weights import PrunableWeight
 
 _LISTED = 5
@@ -36,26 +35,23 @@ class ZeroScores:
         self._without_scores: list[str] = []
         self._by_index = False
 
-    def look_at_dense(self, scores: np.ndarray) -> None:
-        """Notes which tensors have no score but zero, given the scores of the network before pruning."""
-        parts = zip(self._weights, split(scores, self._weights))
-        self._without_scores = [weight.path for weight, part in parts if part.size and not part.any()]
+    def look_at_dense(self, scored: Sequence[bool]) -> None:
+        """Notes which tensors have no score but zero, in the network before pruning.
 
-    def look_at_last_cut(self, scores: np.ndarray, keep: np.ndarray, eligible: np.ndarray | None) -> None:
+        Args:
+            scored: Whether each of the weight tensors has another one.
+        """
+        self._without_scores = [w.path for w, any_scored in zip(self._weights, scored) if w.size and not any_scored]
+
+    def look_at_last_cut(self, kept: int, candidates: int, nonzero: int) -> None:
         """Notes whether the last cut had to choose among weights that score zero.
 
         Args:
-            scores: All scores, flat.
-            keep: The weights that the cut keeps.
-            eligible: Those that it could keep; None for all.
+            kept: How many weights the cut keeps.
+            candidates: How many it could keep.
+            nonzero: How many of those have a score that is not zero.
         """
-        chosen = int(np.count_nonzero(keep))
-        candidates = keep.size if eligible is None else int(np.count_nonzero(eligible))
-        scored = scores != 0
-        if eligible is not None:
-            scored &= eligible
-        nonzero = int(np.count_nonzero(scored))
-        self._by_index = chosen < candidates and nonzero < (chosen if self._by_weight else 1)
+        self._by_index = kept < candidates and nonzero < (kept if self._by_weight else 1)
 
     def state(self) -> dict[str, Any]:
         """Returns what was noted, as JSON can hold it."""

@@ -165,6 +165,7 @@ def test_a_finished_search_returns_at_once(tmp_path):
     assert (again, done, len(pruner.history)) == (masks, [], 6)
 
 
+@pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")  # as chance has it
 def test_without_a_seed_the_same_one_is_drawn_on(tmp_path):
     model = model_of(keras)
     search(model, arrays(), tmp_path, kill_after=3, seed=None, method="random")

@@ -1,0 +1,68 @@
+"""The cut by NumPy, of all scores in one flat array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from force_tf.granularity import Granularity, Plan, split
+from force_tf.search.cut import Cut, CutFacts
+from force_tf.search.flat_scores import fill, saliency_kept
+from force_tf.search.zero_scores import ZeroScores
+
+
+class HostCut(Cut):
+    """The cut by NumPy, for every granularity.
+
+    Args:
+        plan: What the search keeps.
+        zeros: Is shown the scores where zeros may decide.
+        invert: Whether to keep the lowest scores instead.
+        dtype: The float type in which scores are compared.
+        granularity: What is kept or pruned as one.
+    """
+
+    def __init__(self, plan: Plan, zeros: ZeroScores, invert: bool, dtype: type, granularity: Granularity):
+        super().__init__(plan, zeros, invert, dtype)
+        self._granularity = granularity
+        self._keep = np.ones(sum(weight.size for weight in plan.weights), bool)
+        # One buffer for all steps: new memory of that size costs as much as filling it.
+        self._scores = np.empty(self._keep.size, dtype)
+
+    def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
+        flat, before = self._scores, self._keep
+        fill(flat, scores, self._plan.weights)
+        if self._invert:
+            np.negative(flat, out=flat)
+        eligible = None if self._plan.revive or step == 1 else before
+        self._keep = self._granularity.cut(self._plan, step, flat, eligible)
+        if step == 1:
+            self._zeros.look_at_dense([part.any() for part in split(flat, self._plan.weights)])
+        if self._zeros_tell(step):
+            self._show_last_cut(eligible)
+        return CutFacts(
+            kept=int(np.count_nonzero(self.used())),
+            saliency_kept=saliency_kept(flat, self._keep),
+            revived=int(np.count_nonzero(self._keep & ~before)),
+        )
+
+    def _show_last_cut(self, eligible: np.ndarray | None) -> None:
+        scored = self._scores != 0
+        if eligible is not None:
+            scored &= eligible
+        candidates = scored.size if eligible is None else int(np.count_nonzero(eligible))
+        self._zeros.look_at_last_cut(int(np.count_nonzero(self._keep)), candidates, int(np.count_nonzero(scored)))
+
+    def masks(self) -> list[np.ndarray]:
+        return split(self._keep, self._plan.weights)
+
+    def marks(self) -> np.ndarray:
+        return self._keep
+
+    def restore(self, marks: np.ndarray) -> None:
+        self._keep = marks
+
+    def used(self) -> np.ndarray:
+        return self._granularity.used(self._plan, self._keep)
