@@ -1,21 +1,32 @@
-"""Prunes Keras networks at initialization, trains what is left, and exports it to TFLite."""
+"""Prunes Keras networks at initialization, trains what is left, and exports it to TFLite.
+
+The wrappers are imported with the package, since Keras must know them to load a file. All other names are imported when
+they are first used.
+"""
+
+from __future__ import annotations
 
 from force_tf.compat import check_versions
 
 check_versions()  # before anything below relies on them
 
-from force_tf import callbacks, channels, criteria, plots, schedules  # noqa: E402
-from force_tf.cost.flops import count_flops  # noqa: E402
-from force_tf.export import benchmark_tflite, check_tflite, evaluate_tflite, export_tflite  # noqa: E402
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
-from force_tf.masks import Masks  # noqa: E402
-from force_tf.models.collapse import CollapsedError, ConstantOutputWarning, LayerCollapseWarning  # noqa: E402
-from force_tf.models.layer_kinds import register_layer, register_prunable  # noqa: E402
-from force_tf.search.prune_at_init import PruneAtInit  # noqa: E402
-from force_tf.search.zero_scores import ZeroScoresWarning  # noqa: E402
-from force_tf.shrinking import shrink, shrink_report  # noqa: E402
 from force_tf.support import old_paths  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
+
+if TYPE_CHECKING:
+    from force_tf import callbacks, channels, criteria, plots, schedules
+    from force_tf.cost.flops import count_flops
+    from force_tf.export import benchmark_tflite, check_tflite, evaluate_tflite, export_tflite
+    from force_tf.masks import Masks
+    from force_tf.models.collapse import CollapsedError, ConstantOutputWarning, LayerCollapseWarning
+    from force_tf.models.layer_kinds import register_layer, register_prunable
+    from force_tf.search.prune_at_init import PruneAtInit
+    from force_tf.search.zero_scores import ZeroScoresWarning
+    from force_tf.shrinking import shrink, shrink_report
 
 __all__ = [
     "CollapsedError",
@@ -44,5 +55,40 @@ __all__ = [
     "shrink_report",
     "strip_pruning",
 ]
+
+# Where the names are that are imported on first use; a name that is missing here is a module of this package.
+_HOMES = {
+    "CollapsedError": "force_tf.models.collapse",
+    "ConstantOutputWarning": "force_tf.models.collapse",
+    "LayerCollapseWarning": "force_tf.models.collapse",
+    "Masks": "force_tf.masks",
+    "PruneAtInit": "force_tf.search.prune_at_init",
+    "ZeroScoresWarning": "force_tf.search.zero_scores",
+    "benchmark_tflite": "force_tf.export",
+    "check_tflite": "force_tf.export",
+    "count_flops": "force_tf.cost.flops",
+    "evaluate_tflite": "force_tf.export",
+    "export_tflite": "force_tf.export",
+    "register_layer": "force_tf.models.layer_kinds",
+    "register_prunable": "force_tf.models.layer_kinds",
+    "shrink": "force_tf.shrinking",
+    "shrink_report": "force_tf.shrinking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        value = importlib.import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 old_paths.keep_loading()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import types
+from typing import Any
 
 # Of what users may have pickled: pruners, reports and exceptions.
 _MOVED = {
@@ -13,7 +15,17 @@ _MOVED = {
 }
 
 
+class _OldPath(types.ModuleType):
+    """A module under its old name, which imports the new one when something is looked up in it."""
+
+    def __getattr__(self, name: str) -> Any:
+        # inspect and pickle ask modules for dunders that they lack: no reason to import anything.
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
+        return getattr(importlib.import_module(_MOVED[self.__name__]), name)
+
+
 def keep_loading() -> None:
     """Makes the modules known under their old names too. `pickle` looks there before it imports anything."""
-    for old, new in _MOVED.items():
-        sys.modules.setdefault(old, importlib.import_module(new))
+    for old in _MOVED:
+        sys.modules.setdefault(old, _OldPath(old))
