@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from force_tf.granularity.base import Granularity, Plan, Weights, split
+from force_tf.granularity.base import BoundGranularity, Granularity, Plan, Weights, split
 from force_tf.granularity.blocks import Blocks
 from force_tf.granularity.channels import Channels
 from force_tf.granularity.pattern import Pattern
 from force_tf.support import arguments
 
-__all__ = ["Blocks", "Channels", "Granularity", "Pattern", "Plan", "Weights", "check_scope", "resolve", "split"]
+__all__ = [
+    "Blocks",
+    "BoundGranularity",
+    "Channels",
+    "Granularity",
+    "Pattern",
+    "Plan",
+    "Weights",
+    "check_scope",
+    "resolve",
+    "split",
+]
 
 
 _NAMED: dict[str, type[Granularity]] = {kind.value: kind for kind in (Weights, Channels)}

@@ -63,7 +63,7 @@ class Plan:
 
 
 class Granularity(abc.ABC):
-    """What a search counts and cuts.
+    """What a search is told to count and cut; `bound` says how that is done in a model.
 
     Attributes:
         value: What `PruneAtInit` takes for it.
@@ -93,12 +93,19 @@ class Granularity(abc.ABC):
         """Returns how many units hold `least` weights for certain; all that may be kept if those hold fewer."""
         return min(least, self.limit(weight))
 
-    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> Granularity:
+    @abc.abstractmethod
+    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundGranularity:
         """Returns the granularity for a search in a model.
 
         Raises:
             ValueError: If the model cannot be pruned so.
         """
+
+
+class BoundGranularity(Granularity):
+    """A granularity that knows all of the model that it needs to cut."""
+
+    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundGranularity:
         return self
 
     def fewest(self, weights: Sequence[PrunableWeight], floors: Sequence[int]) -> int:
@@ -126,7 +133,7 @@ class Granularity(abc.ABC):
         """
 
 
-class Weights(Granularity):
+class Weights(BoundGranularity):
     """Every weight by itself."""
 
     value = "weight"

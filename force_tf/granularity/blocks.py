@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from force_tf.granularity.base import Granularity, Plan, split
+from force_tf.granularity.base import BoundGranularity, Plan, split
 
 if TYPE_CHECKING:
     from force_tf.models.weights import PrunableWeight
 
 
-class Blocks(Granularity):
+class Blocks(BoundGranularity):
     """Blocks of weights, each kept or pruned as a whole by the sum of its scores.
 
     Args:

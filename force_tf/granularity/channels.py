@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from force_tf.channels.coupling import Coupling, coupling_of
-from force_tf.granularity.base import Granularity, Plan, split
+from force_tf.granularity.base import BoundGranularity, Granularity, Plan, split
 from force_tf.models.keras_models import is_graph
 
 if TYPE_CHECKING:
@@ -17,7 +17,22 @@ if TYPE_CHECKING:
 
 
 class Channels(Granularity):
-    """Output channels, each kept or pruned as a whole by the sum of its scores.
+    """Output channels, each kept or pruned as a whole by the sum of its scores."""
+
+    value = "channel"
+    by_weight = False
+
+    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> CoupledChannels:
+        if not is_graph(model):
+            raise ValueError(
+                'Expected a Functional or Sequential model for granularity="channel", since its graph tells which '
+                f"channels go together. Received: {model.name!r} of class {type(model).__name__}"
+            )
+        return CoupledChannels(coupling_of(model, weights))
+
+
+class CoupledChannels(BoundGranularity):
+    """The channels of a model.
 
     Channels that are tied, as those of residual branches that are added together, are kept or pruned as one. What is
     counted are the weights that `shrink` leaves: those that make a kept channel and read one. A cut keeps the best
@@ -27,22 +42,14 @@ class Channels(Granularity):
     without them its scores would be zero, and it could never return.
 
     Args:
-        coupling: The channels of the model; None as long as there is none.
+        coupling: Which channels are tied, and what makes and reads them.
     """
 
-    value = "channel"
-    by_weight = False
+    value = Channels.value
+    by_weight = Channels.by_weight
 
-    def __init__(self, coupling: Coupling | None = None):
+    def __init__(self, coupling: Coupling):
         self._coupling = coupling
-
-    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> Channels:
-        if not is_graph(model):
-            raise ValueError(
-                'Expected a Functional or Sequential model for granularity="channel", since its graph tells which '
-                f"channels go together. Received: {model.name!r} of class {type(model).__name__}"
-            )
-        return Channels(coupling_of(model, weights))
 
     def fewest(self, weights: Sequence[PrunableWeight], floors: Sequence[int]) -> int:
         return self._count(weights, self._floor(weights, floors, np.arange(1, self._coupling.widths.size)))

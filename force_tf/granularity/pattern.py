@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from force_tf.granularity.base import Granularity, Plan, split
+from force_tf.granularity.base import BoundGranularity, Plan, split
 
 if TYPE_CHECKING:
     from force_tf.models.weights import PrunableWeight
 
 
-class Pattern(Granularity):
+class Pattern(BoundGranularity):
     """At most n of every m consecutive weights along the input axis.
 
     What is counted are weights. The groups of m start at index 0; of a last group of r < m, n · r / m are kept, rounded

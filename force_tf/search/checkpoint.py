@@ -62,6 +62,10 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike):
         self._folder = os.fspath(folder)
+        if os.path.exists(self._folder) and not os.path.isdir(self._folder):
+            raise NotADirectoryError(
+                f"Expected `checkpoint` to be a folder. Received the path of a file: {self._folder!r}"
+            )
         os.makedirs(self._folder, exist_ok=True)
         self._path = os.path.join(self._folder, _FILE)
         self._facts, self._arrays = self._read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from force_tf.criteria import Network
-from force_tf.granularity import Granularity, Plan
+from force_tf.granularity import BoundGranularity, Granularity, Plan
 from force_tf.search.cut import Cut
 from force_tf.search.device_cut import DeviceCut, compiles_on
 from force_tf.search.flat_scores import score_dtype
@@ -25,7 +25,7 @@ def check_place(cut: str, granularity: Granularity) -> None:
 
 
 def make_cut(
-    cut: str, plan: Plan, zeros: ZeroScores, *, invert: bool, granularity: Granularity, network: Network
+    cut: str, plan: Plan, zeros: ZeroScores, *, invert: bool, granularity: BoundGranularity, network: Network
 ) -> Cut:
     """Returns what cuts the scores of a search.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from force_tf.granularity import Granularity, Plan, split
+from force_tf.granularity import BoundGranularity, Plan, split
 from force_tf.search.cut import Cut, CutFacts
 from force_tf.search.flat_scores import fill, saliency_kept
 from force_tf.search.zero_scores import ZeroScores
@@ -24,7 +24,7 @@ class HostCut(Cut):
         granularity: What is kept or pruned as one.
     """
 
-    def __init__(self, plan: Plan, zeros: ZeroScores, invert: bool, dtype: type, granularity: Granularity):
+    def __init__(self, plan: Plan, zeros: ZeroScores, invert: bool, dtype: type, granularity: BoundGranularity):
         super().__init__(plan, zeros, invert, dtype)
         self._granularity = granularity
         self._keep = np.ones(sum(weight.size for weight in plan.weights), bool)

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from force_tf.granularity import Granularity, Plan
+from force_tf.granularity import BoundGranularity, Plan
 from force_tf.models.weights import PrunableWeight
 
 
 def make_plan(
     weights: Sequence[PrunableWeight],
-    granularity: Granularity,
+    granularity: BoundGranularity,
     densities: Sequence[float],
     *,
     sparsity: float,
@@ -57,7 +57,7 @@ def make_plan(
 
 
 def _check_sparsity(
-    sparsity: float, weights: Sequence[PrunableWeight], granularity: Granularity, counts: Sequence[int]
+    sparsity: float, weights: Sequence[PrunableWeight], granularity: BoundGranularity, counts: Sequence[int]
 ) -> None:
     """Raises if the granularity cannot keep so many units."""
     unit, total = granularity.unit, sum(granularity.units(weight) for weight in weights)

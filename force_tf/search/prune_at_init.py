@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from force_tf import criteria, layers, schedules
-from force_tf.granularity import Granularity, Plan, check_scope, resolve, split
+from force_tf.granularity import BoundGranularity, Plan, check_scope, resolve, split
 from force_tf.masks import Masks
 from force_tf.models.keras_models import check_model
 from force_tf.models.layer_selection import LayerSelection
@@ -236,7 +236,7 @@ class PruneAtInit:
         self,
         network: criteria.Network,
         plan: Plan,
-        granularity: Granularity,
+        granularity: BoundGranularity,
         zeros: ZeroScores,
         verbose: str | int,
         checkpoint: Checkpoint | None,

@@ -211,6 +211,14 @@ def test_refuses_a_damaged_file(damage, tmp_path):
         search(model, arrays(), tmp_path)
 
 
+def test_refuses_the_path_of_a_file(tmp_path):
+    path = tmp_path / "search.npz"
+    path.write_bytes(b"mine")
+    with pytest.raises(NotADirectoryError, match="Expected `checkpoint` to be a folder"):
+        search(model_of(keras), arrays(), path)
+    assert path.read_bytes() == b"mine"
+
+
 def test_states_cost_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
     monkeypatch.undo()
     clock, writes = [0.0], []
