@@ -25,11 +25,11 @@ import keras
 import model_data
 from absl import flags
 from figures import variants_figure
-from model_files import KERASES, load_model
 from run_folder import RunFolder
 from script import run_script
 
 import force_tf
+from force_tf.cli.model_files import KERASES, load_model
 from force_tf.export import TFLiteReport
 
 _QUANTIZATIONS = {"float32": None, **{name: name for name in ("float16", "dynamic", "int8", "int8_io")}}

@@ -56,7 +56,7 @@ def run() -> None:
     pruned = _prune(dense, data)
     small = force_tf.shrink(pruned)
     report = force_tf.shrink_report(pruned, small)
-    print(report)
+    print(report.details())
 
     results: dict[str, Any] = {"report": report.to_dict()}
     histories = {}

@@ -44,7 +44,7 @@ class StoredTensor:
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteReport:
-    """What `export_tflite` wrote; prints as a table.
+    """What `export_tflite` wrote; prints as a few lines, and by `details()` with every tensor.
 
     Attributes:
         path: The file.
@@ -136,7 +136,14 @@ class TFLiteReport:
             file.write(_c_source(content, name).encode())
 
     def __str__(self) -> str:
-        return "\n\n".join([self.path, self._sizes(), self._facts(), self._tensor_table()])
+        return "\n\n".join(
+            [self.path, self._sizes(), aligned([*self._outcome(), self._tensors(), *self._faults()], "<<")]
+        )
+
+    def details(self) -> str:
+        """Returns the whole report as text: what it prints, what the file needs, and a table of every tensor."""
+        facts = aligned([*self._outcome(), *self._needs(), *self._faults()], "<<")
+        return "\n\n".join([self.path, self._sizes(), facts, self._tensor_table()])
 
     def _sizes(self) -> str:
         rows = [
@@ -150,26 +157,34 @@ class TFLiteReport:
         cells = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
         return aligned([*cells, ["ratio", *ratios]], "<>>>")
 
-    def _facts(self) -> str:
+    def _outcome(self) -> list[tuple[str, str]]:
         difference = "unknown, since the file could not be run"
         if self.max_difference is not None:
             gaps = f"{self.max_difference:.3g} at most, {self.mean_difference:.3g} on average"
             difference = f"{gaps}, from the Keras model on {self.samples} samples"
+        facts = [("difference", difference)]
+        if self.top_class_agreement is not None:
+            facts.append(("top class", f"the same for {self.top_class_agreement:.1%} of the samples"))
+        return facts
+
+    def _tensors(self) -> tuple[str, str]:
+        sparse, size = sum(tensor.sparse for tensor in self.tensors), sum(tensor.size for tensor in self.tensors)
+        zeros = f"{self.zeros / size:.1%} zeros" if size else "no weights"
+        return "tensors", f"{len(self.tensors)}, {sparse} of them stored sparsely; {zeros}; `details()` lists them"
+
+    def _needs(self) -> list[tuple[str, str]]:
         facts = [
-            ("difference", difference),
             ("runtime", f"{self.runtime}; needs TFLite {self.min_runtime_version or 'of an unknown version'}"),
             ("batch size", "any" if self.batch_size is None else str(self.batch_size)),
             ("operations", ", ".join(f"{count} {name}" for name, count in self.operations.items())),
+            ("verified on", ", ".join(self.verified_on) or "no processor"),
         ]
-        if self.top_class_agreement is not None:
-            facts.insert(1, ("top class", f"the same for {self.top_class_agreement:.1%} of the samples"))
-        facts.append(("verified on", ", ".join(self.verified_on) or "no processor"))
-        if self.sparse:
-            facts.append(("on Arm", on_arm(self.clusters)))
-        facts += [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]
-        if self.failure is not None:
-            facts.append(("does not load", self.failure))
-        return aligned(facts, "<<")
+        return [*facts, ("on Arm", on_arm(self.clusters))] if self.sparse else facts
+
+    def _faults(self) -> list[tuple[str, str]]:
+        """What a user must know of the file, or would not expect in it."""
+        facts = [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]
+        return facts if self.failure is None else [*facts, ("does not load", self.failure)]
 
     def _tensor_table(self) -> str:
         rows = [("tensor", "shape", "type", "zeros", "of", "bytes", "encoding")]

@@ -25,6 +25,7 @@ from force_tf.models import keras_models
 from force_tf.models.keras_models import preserved_random_state
 from force_tf.models.paths import layers_of
 from force_tf.objective.batches import first_inputs
+from force_tf.support.arguments import one_of
 from force_tf.support.files import atomic_file
 
 # How many samples are used: a file runs them one by one, and ranges hardly change after some hundred.
@@ -48,7 +49,7 @@ def export_tflite(
     tolerance: float | None = None,
     allow_select_tf_ops: bool = False,
     verify_on: str | os.PathLike | None = None,
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> TFLiteReport:
     """Writes a model as a TFLite file, runs the file against the model, and reports what was written.
 
@@ -95,7 +96,7 @@ def export_tflite(
         verify_on: A folder of emulated processors, made by `tools/setup_emulators.py`: the file also runs on these, on
             its first few samples, and there is no file if it does not load there or its outputs differ. A file that
             this machine could not run, or only without delegates, is not run there.
-        verbose: Whether to print the report.
+        verbose: Whether to print the report: True or 1 prints a few lines, 2 every tensor, False or 0 nothing.
 
     Returns:
         A `TFLiteReport`: bytes, compressed and not, and those of the dense model; output differences; every tensor with
@@ -115,6 +116,7 @@ def export_tflite(
     """
     keras_models.check_model(model)
     _check_arguments(quantize, sparse, tolerance)
+    one_of("verbose", verbose, (0, 1, 2))
     processors = processors_in(verify_on)
     calibration = _calibration(model, quantize, representative_data)
     samples = calibration if verify_data is None else first_inputs(verify_data, _VERIFY_SAMPLES)
@@ -141,7 +143,7 @@ def export_tflite(
     if encoded.failure is not None:
         warnings.warn(_warning(report), stacklevel=2)
     if verbose:
-        print(report)  # noqa: T201 (what the user asked for)
+        print(report.details() if verbose == 2 else report)  # noqa: T201 (what the user asked for)
     return report
 
 

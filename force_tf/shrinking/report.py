@@ -50,7 +50,7 @@ class LayerChange:
 
 @dataclasses.dataclass(frozen=True)
 class ShrinkReport:
-    """What `shrink` took away; prints as a table.
+    """What `shrink` took away; prints as a few lines, and by `details()` with every layer.
 
     Multiply-adds are those of `count_flops`, for one sample; None where sizes of the inputs may vary.
 
@@ -85,6 +85,14 @@ class ShrinkReport:
         return {**dataclasses.asdict(self), "layers": [dataclasses.asdict(layer) for layer in self.layers]}
 
     def __str__(self) -> str:
+        smaller = sum(each.channels_after < each.channels_before for each in self.layers)
+        layers = f"{smaller} of {len(self.layers)} layers have fewer channels; `details()` lists them"
+        notes = [f"{len(self.unknown)} kept whole, of unknown kinds"] if self.unknown else []
+        notes += [f"multiply-adds of {len(self.uncounted)} are not counted"] if self.uncounted else []
+        return "\n\n".join([self.model, self._totals(), "; ".join([layers, *notes])])
+
+    def details(self) -> str:
+        """Returns the whole report as text: what it prints, and a table of every layer."""
         parts = [self.model, self._totals(), self._layer_table()]
         for title, layers in (("Kept whole, of unknown kinds", self.unknown), ("Not counted", self.uncounted)):
             if layers:

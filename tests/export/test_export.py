@@ -219,7 +219,7 @@ def test_only_the_report_is_printed(tmp_path, capfd):
 
 def test_the_report_as_a_table_and_as_json(tmp_path):
     report = export_tflite(_zero_kernels(_mlp(), 0.9), tmp_path / "model.tflite", verbose=False)
-    table = str(report)
+    table = report.details()
     assert f"{report.bytes:,}" in table
     assert f"{report.dense_gzip_bytes:,}" in table
     loaded = json.loads(json.dumps(report.to_dict()))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import force_tf
+from force_tf.cli.model_files import load_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -19,7 +20,6 @@ sys.path.insert(0, str(ROOT / "examples"))
 # isort: split
 import image_data  # noqa: E402
 import model_data  # noqa: E402
-from model_files import load_model  # noqa: E402
 
 
 def run(folder, *flags):

@@ -148,7 +148,7 @@ def test_what_comes_out_right_is_left_to_the_sparse_kernels(tmp_path):
     (cluster,) = report.clusters
     assert cluster.operations[0] == "CONV_2D 'stem/kernel'"
     assert (cluster.weights, cluster.zeros) == (16 * 32 + 32 * 32, 486 + 973)
-    assert "runs with sparse kernels: 5 operations from CONV_2D 'stem/kernel' on" in str(report)
+    assert "runs with sparse kernels: 5 operations from CONV_2D 'stem/kernel' on" in report.details()
 
 
 def test_a_file_of_other_origin_is_checked_and_repaired(tmp_path):

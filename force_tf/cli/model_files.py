@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import warnings
 import zipfile
 from typing import Any
 
@@ -15,15 +16,19 @@ import keras
 from force_tf.models.keras_models import check_model
 
 KERASES = ("keras", "tf_keras")
+_NO_OPTIMIZER_STATE = (
+    r"(?s)A total of 1 objects could not be loaded.*optimizers|Skipping variable loading for optimizer"
+)
 _ZIP, _HDF5 = (".keras",), (".h5", ".hdf5")
 
 
-def load_model(path: str | os.PathLike, module: str | None = None) -> keras.Model:
-    """Loads a whole model, pruned or plain, without what it was compiled with.
+def load_model(path: str | os.PathLike, module: str | None = None, *, compiled: bool = False) -> keras.Model:
+    """Loads a whole model, pruned or plain.
 
     Args:
         path: A `.keras`, `.h5` or `.hdf5` file.
         module: The Keras to load it with, one of `KERASES`. None: the one that saved it.
+        compiled: Whether to compile it as it was when it was saved.
 
     Raises:
         ImportError: If that Keras is not installed.
@@ -38,7 +43,10 @@ def load_model(path: str | os.PathLike, module: str | None = None) -> keras.Mode
         with contextlib.suppress(ImportError):  # without tfmot, plain models load all the same
             importlib.import_module("force_tf.layers.tf_keras")  # so that tf_keras knows the wrappers
     try:
-        model = importlib.import_module(module).models.load_model(path, compile=False)
+        with warnings.catch_warnings():
+            # The state of an optimizer, which is there only after a fit, is of no use here.
+            warnings.filterwarnings("ignore", message=_NO_OPTIMIZER_STATE)
+            model = importlib.import_module(module).models.load_model(path, compile=compiled)
     except ImportError:
         raise
     except Exception as error:  # each layer has its own ways to fail
