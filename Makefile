@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # TensorFlow's C++ side logs warnings that concern its developers.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo lint test test-quick test-all test-versions test-arm64 dist release clean
+.PHONY: help setup demo lint test test-quick test-all test-versions test-arm64 dist release docs docs-serve docs-check notebooks clean
 .DEFAULT_GOAL := help
 
 help:  ## Shows this list.
@@ -43,6 +43,20 @@ test-arm64: $(STAMP)  ## Runs exported files on emulated Arm and on x86 without 
 test-all: lint  ## Checks the style and runs all tests, the slow ones included.
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
+docs: $(STAMP) notebooks  ## Builds the site into site/; a broken link or an undocumented name is an error.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@$(BIN)/python -m pytest -q tests/project/test_site.py
+
+docs-serve: $(STAMP) notebooks  ## Shows the site at http://127.0.0.1:8000 and builds it again when a page changes.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+docs-check: docs  ## Looks at every page in Chromium, in the widths of a desktop and a phone, light and dark.
+	@$(BIN)/python tools/look_at_site.py site
+	@$(BIN)/python tools/look_at_site.py site --dark
+
+notebooks: $(STAMP)  ## Runs the notebooks that have changed, and writes them with their outputs into docs/notebooks/.
+	@$(BIN)/python tools/build_notebooks.py
+
 dist: $(STAMP)  ## Builds wheel and sdist into dist/, checks them, and runs the README's code in a clean environment.
 	@rm -rf dist build
 	@$(BIN)/python -m build --outdir dist . > /dev/null
@@ -53,5 +67,5 @@ release: dist  ## Checks that versions, changelog, documentation and tag agree, 
 	@$(BIN)/python tools/check_release.py
 
 clean:  ## Removes .venv and everything else that is generated.
-	rm -rf .venv .versions .emulators build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf .venv .versions .emulators build dist site docs/notebooks *.egg-info .pytest_cache .ruff_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -132,7 +132,15 @@ def channels(shape: Sequence[int | None]) -> int:
 
 
 def labels(count: int, after: np.ndarray | None = None) -> np.ndarray:
-    """Returns a new label for each of some channels, other than `PINNED` and all labels of an array before."""
+    """Returns a new label for each of some channels, other than `PINNED` and all labels of an array before.
+
+    Args:
+        count: The number of channels.
+        after: Labels, whole numbers of any shape, that are in use; None: none.
+
+    Returns:
+        An array of `count` whole numbers, each another.
+    """
     return np.arange(count) + (PINNED if after is None else int(after.max(initial=PINNED))) + 1
 
 
