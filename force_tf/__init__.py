@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from force_tf.masks import Masks
     from force_tf.models.collapse import CollapsedError, ConstantOutputWarning, LayerCollapseWarning
     from force_tf.models.layer_kinds import register_layer, register_prunable
+    from force_tf.models.redraw import redraw_weights
     from force_tf.search.prune_at_init import PruneAtInit
     from force_tf.search.zero_scores import ZeroScoresWarning
     from force_tf.shrinking import shrink, shrink_report
@@ -48,6 +49,7 @@ __all__ = [
     "export_tflite",
     "get_masks",
     "plots",
+    "redraw_weights",
     "register_layer",
     "register_prunable",
     "schedules",
@@ -69,6 +71,7 @@ _HOMES = {
     "count_flops": "force_tf.cost.flops",
     "evaluate_tflite": "force_tf.export",
     "export_tflite": "force_tf.export",
+    "redraw_weights": "force_tf.models.redraw",
     "register_layer": "force_tf.models.layer_kinds",
     "register_prunable": "force_tf.models.layer_kinds",
     "shrink": "force_tf.shrinking",

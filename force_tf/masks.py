@@ -20,6 +20,8 @@ from force_tf.support.tables import aligned
 _FORMAT = "force_tf.masks"
 _FORMAT_VERSION = 1
 _HEADER = "header"
+# What the metadata tell of the masks of a search, and not of others.
+_MEASURED = ("effective_sparsity", "budget")
 # What a file may unpack to, in bytes and weights: far above any network that Keras trains on one machine.
 _LARGEST_HEADER, _LARGEST_ARRAY_HEADER, _MOST_WEIGHTS = 2**26, 2**12, 2**34
 
@@ -123,6 +125,39 @@ class Masks(Mapping[str, np.ndarray]):
         kept, total = (self.kept, self.total) if path is None else (np.count_nonzero(self[path]), self[path].size)
         return kept / total if total else 1.0
 
+    def effective_sparsity(self, model: Any) -> float:
+        """Returns the fraction of the weights that are pruned or do nothing, since they lie on no live path.
+
+        A weight is on a live path if an input reaches an output through it and through weights that are kept. Networks
+        that are pruned to few weights keep many that read dead channels, or feed channels that nothing reads.
+
+        Args:
+            model: The built model of either Keras that the masks are for, with or without them. It comes back as it
+                was.
+
+        Returns:
+            A number in [`sparsity`, 1].
+
+        Raises:
+            TypeError: If `model` is not a Keras model.
+            ValueError: If the masks do not fit it, or its paths cannot be followed by gradients.
+
+        References:
+            - [Towards Strong Pruning for Neural Networks: Effective Sparsity](https://arxiv.org/abs/2107.02306)
+        """
+        from force_tf.models import live_paths  # which loads TensorFlow
+        from force_tf.models.keras_models import check_model
+        from force_tf.models.prunable import all_prunable_weights
+
+        check_model(model)
+        plain = live_paths.plain_model(model)
+        weights = [weight for weight in all_prunable_weights(plain) if weight.path in self]
+        difference = self.first_difference({weight.path: weight.shape for weight in weights})
+        if difference:
+            raise ValueError(f"Expected masks for the weights of {model.name!r}. Received: {difference}")
+        live = live_paths.count_live(plain, weights, [self[weight.path] for weight in weights])
+        return 1.0 - live / self.total if self.total else 0.0
+
     @property
     def left_out(self) -> Mapping[str, str]:
         """Maps each layer or weight that is not pruned to the reason."""
@@ -134,8 +169,11 @@ class Masks(Mapping[str, np.ndarray]):
         return json.loads(json.dumps(self._metadata))
 
     def replace(self, masks: Mapping[str, Any]) -> Masks:
-        """Returns masks with other arrays under the same reasons and metadata."""
-        return Masks(masks, left_out=self._left_out, metadata=self._metadata)
+        """Returns masks with other arrays under the same reasons and metadata, but for what was measured of these."""
+        return Masks(masks, left_out=self._left_out, metadata=self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {key: value for key, value in self._metadata.items() if key not in _MEASURED}
 
     def shuffled(self, seed: int | None = None) -> Masks:
         """Returns masks that keep as many weights of every tensor, but others, drawn at random.
@@ -162,7 +200,7 @@ class Masks(Mapping[str, np.ndarray]):
         seed = None if seed is None else integer("seed", seed, minimum=0)
         random = np.random.default_rng(seed)
         shuffled = {path: random.permuted(mask, axis=None) for path, mask in self._masks.items()}
-        return Masks(shuffled, left_out=self._left_out, metadata={**self._metadata, "shuffled": {"seed": seed}})
+        return Masks(shuffled, left_out=self._left_out, metadata={**self._settings(), "shuffled": {"seed": seed}})
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints a table of shape, weights, kept weights and density per tensor, then what is left out and why.
@@ -189,7 +227,15 @@ class Masks(Mapping[str, np.ndarray]):
                 "Left out:",
                 aligned([(f"  {path}", reason) for path, reason in self._left_out.items()], "<<"),
             ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._measured_lines()])
+
+    def _measured_lines(self) -> list[str]:
+        lines = []
+        effective = self._metadata.get("effective_sparsity")
+        if effective is not None:
+            live = round((1 - effective) * self.total)
+            lines += ["", f"Effective sparsity: {effective:.4%} ({live:,} of {self.kept:,} kept weights on live paths)"]
+        return lines
 
     def first_difference(
         self, shapes: Mapping[str, tuple[int, ...]], optional: Mapping[str, tuple[int, ...]] | None = None

@@ -66,7 +66,7 @@ def probe_inputs(model: Any, batches: Any, random: np.random.Generator) -> Probe
 
     A model of a fixed batch size is tried on so many rows.
     """
-    count = _fixed_batch_size(model) or _ROWS
+    count = fixed_batch_size(model) or _ROWS
     if batches is not None:
         rows = tf.nest.map_structure(
             lambda leaf: take_rows(leaf, np.arange(min(count, row_count(leaf)))), batches.first.x
@@ -103,7 +103,8 @@ def _copies_of_first(rows: Any) -> Any:
     return tf.nest.map_structure(lambda leaf: take_rows(leaf, np.zeros(row_count(leaf), np.int64)), rows)
 
 
-def _fixed_batch_size(model: Any) -> int | None:
+def fixed_batch_size(model: Any) -> int | None:
+    """Returns the batch size that a model was built for, or None if it takes any."""
     sizes = {tensor.shape[0] for tensor in tf.nest.flatten(getattr(model, "inputs", None) or []) if len(tensor.shape)}
     return max((size for size in sizes if size is not None), default=None)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from force_tf.criteria import Network
-from force_tf.granularity import BoundGranularity, Granularity, Plan
+from force_tf.granularity import BoundGranularity, Granularity, Plan, Weights
 from force_tf.search.cut import Cut
 from force_tf.search.device_cut import DeviceCut, compiles_on
 from force_tf.search.flat_scores import score_dtype
 from force_tf.search.host_cut import HostCut
+from force_tf.search.repair import Repair
 from force_tf.search.zero_scores import ZeroScores
 
 
-def check_place(cut: str, granularity: Granularity) -> None:
-    """Raises unless cuts of a granularity can be made where `cut=` says.
+def check_place(cut: str, granularity: Granularity, repair: bool) -> None:
+    """Raises unless cuts of a granularity can be made where `cut=` says, and repaired if that is asked for.
 
     Raises:
         ValueError: If they cannot.
@@ -22,10 +23,27 @@ def check_place(cut: str, granularity: Granularity) -> None:
             'Expected cut="auto" or "host", since only single weights are cut on an accelerator. '
             f"Received: cut='device', granularity={granularity.value!r}"
         )
+    if cut == "device" and repair:
+        raise ValueError(
+            'Expected cut="auto" or "host" for a repair, which is made on the host. '
+            "Received: cut='device', repair=True"
+        )
+    if repair and not isinstance(granularity, Weights):
+        raise ValueError(
+            'Expected granularity="weight" for a repair of live paths, which exchanges single weights. '
+            f"Received: repair=True, granularity={granularity.value!r}"
+        )
 
 
 def make_cut(
-    cut: str, plan: Plan, zeros: ZeroScores, *, invert: bool, granularity: BoundGranularity, network: Network
+    cut: str,
+    plan: Plan,
+    zeros: ZeroScores,
+    *,
+    invert: bool,
+    granularity: BoundGranularity,
+    network: Network,
+    repair: Repair | None = None,
 ) -> Cut:
     """Returns what cuts the scores of a search.
 
@@ -37,9 +55,10 @@ def make_cut(
         invert: Whether to keep the lowest scores instead.
         granularity: What is kept or pruned as one.
         network: What is scored, whose weights lie where the scores will.
+        repair: What the last cut goes through, on the host; None for nothing.
     """
     device = network.dense[0].device if network.dense else ""
     dtype = score_dtype(network.weights)
-    if cut == "device" or (cut == "auto" and granularity.on_device and compiles_on(device)):
+    if cut == "device" or (cut == "auto" and not repair and granularity.on_device and compiles_on(device)):
         return DeviceCut(plan, zeros, invert, dtype, device)
-    return HostCut(plan, zeros, invert, dtype, granularity)
+    return HostCut(plan, zeros, invert, dtype, granularity, repair)

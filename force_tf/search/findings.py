@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from force_tf.models.collapse import (
     constant_output_message,
     constant_outputs,
 )
+from force_tf.models.live_paths import count_live
+from force_tf.models.weights import PrunableWeight
+from force_tf.objective.batches import Batches
 from force_tf.search.zero_scores import ZeroScores, ZeroScoresWarning
 
 
@@ -50,7 +53,34 @@ def warnings_of(
     return found
 
 
-def facts_of(trial: Trial | Exception | None) -> dict[str, Any]:
-    """Returns "collapsed", None if it could not be told, and "collapsed_weights", for the metadata of masks."""
+def facts_of(trial: Trial | Exception | None, live: int | None, total: int) -> dict[str, Any]:
+    """Returns what the metadata of masks tell of them: None for what could not be told.
+
+    Args:
+        trial: What `check_collapse` returned.
+        live: How many weights lie on live paths.
+        total: How many weights there are.
+    """
     blamed = trial.blamed if isinstance(trial, Trial) else []
-    return {"collapsed": bool(blamed) if isinstance(trial, Trial) else None, "collapsed_weights": blamed}
+    return {
+        "collapsed": bool(blamed) if isinstance(trial, Trial) else None,
+        "collapsed_weights": blamed,
+        "effective_sparsity": None if live is None or not total else 1.0 - live / total,
+    }
+
+
+def live_weights(
+    model: Any, weights: Sequence[PrunableWeight], masks: Sequence[np.ndarray], batches: Batches | None
+) -> int | None:
+    """Returns how many of the kept weights lie on live paths; None where that cannot be followed.
+
+    Args:
+        model: The model with its dense weights; it comes back as it was.
+        weights: Its prunable weights.
+        masks: What the search keeps, one boolean array per weight.
+        batches: The data of the search, or None.
+    """
+    try:
+        return count_live(model, weights, masks, batches)
+    except Exception:  # whatever the model makes of one positive row, the search has its masks
+        return None

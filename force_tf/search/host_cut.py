@@ -10,6 +10,7 @@ import numpy as np
 from force_tf.granularity import BoundGranularity, Plan, split
 from force_tf.search.cut import Cut, CutFacts
 from force_tf.search.flat_scores import fill, saliency_kept
+from force_tf.search.repair import Repair
 from force_tf.search.zero_scores import ZeroScores
 
 
@@ -22,11 +23,20 @@ class HostCut(Cut):
         invert: Whether to keep the lowest scores instead.
         dtype: The float type in which scores are compared.
         granularity: What is kept or pruned as one.
+        repair: What the last cut goes through; None for nothing.
     """
 
-    def __init__(self, plan: Plan, zeros: ZeroScores, invert: bool, dtype: type, granularity: BoundGranularity):
+    def __init__(
+        self,
+        plan: Plan,
+        zeros: ZeroScores,
+        invert: bool,
+        dtype: type,
+        granularity: BoundGranularity,
+        repair: Repair | None = None,
+    ):
         super().__init__(plan, zeros, invert, dtype)
-        self._granularity = granularity
+        self._granularity, self._repair = granularity, repair
         self._keep = np.ones(sum(weight.size for weight in plan.weights), bool)
         # One buffer for all steps: new memory of that size costs as much as filling it.
         self._scores = np.empty(self._keep.size, dtype)
@@ -42,6 +52,8 @@ class HostCut(Cut):
             self._zeros.look_at_dense([part.any() for part in split(flat, self._plan.weights)])
         if self._zeros_tell(step):
             self._show_last_cut(eligible)
+        if self._repair and step == len(self._plan.counts):
+            self._keep = self._repair(self._plan, self._keep, flat)
         return CutFacts(
             kept=int(np.count_nonzero(self.used())),
             saliency_kept=saliency_kept(flat, self._keep),

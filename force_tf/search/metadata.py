@@ -26,6 +26,7 @@ def settings_of(pruner: PruneAtInit, model: Any) -> dict[str, Any]:
         "batches": pruner.batches,
         "revive": pruner.revive,
         "invert": pruner.invert,
+        "repair": pruner.repair,
         "scope": pruner.scope,
         "min_per_layer": pruner.min_per_layer,
         "granularity": pruner.granularity,

@@ -24,10 +24,11 @@ from force_tf.search.checkpoint import Checkpoint, Progress
 from force_tf.search.collapse_check import check_collapse
 from force_tf.search.cutting import check_place, make_cut
 from force_tf.search.data import check_loss_argument, search_data
-from force_tf.search.findings import facts_of, warnings_of
+from force_tf.search.findings import facts_of, live_weights, warnings_of
 from force_tf.search.metadata import search_description, settings_of
 from force_tf.search.network import build_network, check_searchable, prepared
 from force_tf.search.planning import make_plan
+from force_tf.search.repair import Repair, make_repair
 from force_tf.search.zero_scores import ZeroScores
 from force_tf.support import arguments
 
@@ -51,6 +52,8 @@ class PruneAtInit:
         revive: Whether pruned weights may come back; None for the method's own: only in "force" and "early_ticket".
         invert: Whether to keep the weights with the lowest scores instead, as a sanity check of a method: if networks
             train as well with them, its scores say nothing.
+        repair: Whether the last cut exchanges kept weights that lie on no path from an input to an output for the best
+            live ones, as many. For granularity "weight". A layer that has too few of them gets less than its share.
         scope: "global" to compare all weights with each other; "layer" to keep the same fraction of each tensor; "erk"
             (Erdős–Rényi kernel) to keep of each tensor a number in proportion to the sum of its shape, or all it has.
         min_per_layer: Each weight tensor keeps at least so many weights, or all that it has (of a pattern, all that it
@@ -89,7 +92,7 @@ class PruneAtInit:
           [SynFlow](https://arxiv.org/abs/2006.05467), [ProsPr](https://arxiv.org/abs/2202.08132)
     """
 
-    invert, cut = False, "auto"  # of objects that were pickled before there was a choice
+    invert, repair, cut = False, False, "auto"  # of objects that were pickled before there was a choice
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class PruneAtInit:
         batches: int | None = None,
         revive: bool | None = None,
         invert: bool = False,
+        repair: bool = False,
         scope: str = "global",
         min_per_layer: int = 0,
         granularity: str | Sequence[int] = "weight",
@@ -116,12 +120,13 @@ class PruneAtInit:
         self.batches = arguments.integer("batches", preset.batches if batches is None else batches, minimum=1)
         self.revive = bool(arguments.one_of("revive", preset.revive if revive is None else revive, (True, False)))
         self.invert = bool(arguments.one_of("invert", invert, (True, False)))
+        self.repair = bool(arguments.one_of("repair", repair, (True, False)))
         self.min_per_layer = arguments.integer("min_per_layer", min_per_layer, minimum=0)
         self._granularity = resolve(granularity)
         self.granularity = self._granularity.value
         self.scope = check_scope(scope, self._granularity)
         self.cut = arguments.one_of("cut", cut, ("auto", "host", "device"))
-        check_place(self.cut, self._granularity)
+        check_place(self.cut, self._granularity, self.repair)
         self.layers = layers
         self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
         self.history: list[dict[str, Any]] = []
@@ -164,8 +169,8 @@ class PruneAtInit:
         Raises:
             TypeError: If `model` is not a Keras model, or `data` or `loss` of no such form or of the other Keras.
             ValueError: If the model is not built or pruned already, if data, targets or loss do not fit, if nothing
-                would be left, if a loss, gradient or score is not finite, or if the checkpoint is damaged or of another
-                search.
+                would be left, if its paths cannot be followed for a repair, if a loss, gradient or score is not
+                finite, or if the checkpoint is damaged or of another search.
             OSError: If the checkpoint cannot be written.
 
         Warns:
@@ -222,15 +227,18 @@ class PruneAtInit:
         random = np.random.default_rng(seed)
         network = build_network(self.criterion, model, weights, given, random=random, batches_per_step=self.batches)
         zeros = ZeroScores(weights, by_weight=granularity.by_weight)
+        repair = make_repair(model, weights, given.batches) if self.repair else None
         if kept:
             kept.begin(network, search_description(self, model, loss, batch_size))
         with preserved_variables(network.model):
-            keep = self._search(network, plan, granularity, zeros, verbose, kept)
+            keep = self._search(network, plan, granularity, zeros, verbose, kept, repair)
         masks = dict(zip((weight.path for weight in weights), split(keep, weights)))
         trial = check_collapse(model, weights, list(masks.values()), given.batches, random)
         for text, category in warnings_of(trial, zeros, masks):
             warnings.warn(text, category, stacklevel=3)  # at the caller of the public method
-        return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | facts_of(trial))
+        live = live_weights(model, weights, list(masks.values()), given.batches)
+        facts = facts_of(trial, live, keep.size)
+        return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | facts)
 
     def _search(
         self,
@@ -240,10 +248,13 @@ class PruneAtInit:
         zeros: ZeroScores,
         verbose: str | int,
         checkpoint: Checkpoint | None,
+        repair: Repair | None,
     ) -> np.ndarray:
         self.history = []
         network = prepared(self.criterion, network)
-        cut = make_cut(self.cut, plan, zeros, invert=self.invert, granularity=granularity, network=network)
+        cut = make_cut(
+            self.cut, plan, zeros, invert=self.invert, granularity=granularity, network=network, repair=repair
+        )
         weight_count = sum(weight.size for weight in network.weights)
         done = 0
         if checkpoint and (saved := checkpoint.resume(network)):
