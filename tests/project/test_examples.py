@@ -215,6 +215,24 @@ def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
     assert "| SNIP, as published | 1.6 | 2.4 | 0.8 | 1.1 |" in result.stdout
 
 
+def test_force_figures_goes_on_where_it_was(tmp_path):
+    output = tmp_path / "results.jsonl"
+    tiny = ("--dataset=digits", "--sanity_dataset=digits", "--limit=64", "--network=lenet_300_100", "--steps=1,2")
+    few = ("--deep=lenet_300_100", "--structure_methods=snip,force", "--methods=snip", "--epochs=1", "--seeds=1")
+    result = run("benchmarks/force_figures.py", *tiny, *few, f"--output={output}", f"--figures={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["experiment"] for row in rows] == ["schedules"] * 5 + ["structure"] * 2 + ["sanity"] * 3
+    assert [sum(kept for kept, _ in row["layers"].values()) for row in rows[5:7]] == [50, 50]  # of 50,200 on 8x8 pixels
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"force_{name}.png" for name in ("schedules", "structure", "sanity")
+    }
+    output.write_text("".join(f"{json.dumps(row)}\n" for row in rows[:-1]))
+    again = run("benchmarks/force_figures.py", *tiny, *few, f"--output={output}", "--experiments=sanity")
+    assert again.returncode == 0, again.stderr
+    assert len(output.read_text().splitlines()) == 10
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
