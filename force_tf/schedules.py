@@ -90,6 +90,28 @@ def snip_it(step: int, steps: int, density: float) -> float:
     return density + (0.5 - density) * 0.5 ** (step - 1) if step else 1.0
 
 
+def constant(step: int, steps: int, density: float) -> float:
+    """Returns d in every step: all is removed at once, at the beginning.
+
+    Args:
+        step: t, from 0 to `steps`.
+        steps: T, the number of steps.
+        density: d, the final fraction of kept weights.
+    """
+    return density
+
+
+def at_end(step: int, steps: int, density: float) -> float:
+    """Returns 1, and d in the last step: all is removed at once, at the end.
+
+    Args:
+        step: t, from 0 to `steps`.
+        steps: T, the number of steps.
+        density: d, the final fraction of kept weights.
+    """
+    return density if step == steps else 1.0
+
+
 class Levels:
     """A list of densities, one per step, as a schedule.
 
@@ -124,6 +146,8 @@ SCHEDULES: dict[str, Schedule] = {
     "cubic": cubic,
     "halving": halving,
     "snip_it": snip_it,
+    "constant": constant,
+    "at_end": at_end,
 }
 
 

@@ -50,7 +50,13 @@ _LONG = {
     *("test_interrupts", "test_sparsity_logger", "test_export_errors", "test_export_threads"),
     *("test_prune_during_training", "test_prune_during_training_forms", "test_prune_during_training_bad"),
     *("test_shrink_report", "test_other_ways_to_a_layer", "test_clones", "test_edited_files"),
-    *("test_dense_under_masks",),
+    *(
+        "test_dense_under_masks",
+        "test_sign_flips",
+        "test_growing_penalty",
+        "test_random_draws",
+        "test_methods_contract",
+    ),
 }
 
 
@@ -101,3 +107,11 @@ def float64(either_keras):
     either_keras.mixed_precision.set_global_policy("float64")
     yield
     either_keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture
+def all_float64(either_keras, float64):
+    """Losses, learning rates and data are in float64 too."""
+    either_keras.backend.set_floatx("float64")
+    yield either_keras
+    either_keras.backend.set_floatx("float32")

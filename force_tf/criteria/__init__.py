@@ -9,6 +9,7 @@ from force_tf.criteria.grasp import GraSP, IterGraSP
 from force_tf.criteria.network import Network
 from force_tf.criteria.pool import Pool
 from force_tf.criteria.prospr import ProsPr
+from force_tf.criteria.sign_flips import SignFlips
 from force_tf.criteria.snip import SNIP
 from force_tf.criteria.synflow import SynFlow, SynFlowL2
 
@@ -25,6 +26,7 @@ __all__ = [
     "Pool",
     "ProsPr",
     "Random",
+    "SignFlips",
     "SynFlow",
     "SynFlowL2",
 ]

@@ -34,6 +34,9 @@ class Criterion(abc.ABC):
     needs_loss: ClassVar[bool] = True
     #: The float type to compute in, by a copy of the model where Keras can make one; None for the model's own.
     precision: ClassVar[str | None] = None
+    #: What is counted of each weight in every step of a network that trains, and found in `network.memory` then:
+    #: "sign_flips".
+    counted: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, loss: Objective) -> Objective:
         """Returns the loss to score, given the one that the model trains with."""

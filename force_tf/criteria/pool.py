@@ -43,6 +43,11 @@ class Pool(Criterion):
         """Whether one of the two scores needs data and a loss."""
         return self.first.needs_data or self.then.needs_data
 
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """What is counted for the two scores while a network trains."""
+        return (*self.first.counted, *self.then.counted)
+
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         first, then = (_flat(criterion.scores(network)) for criterion in (self.first, self.then))
         kept = np.concatenate([np.ravel(mask) for mask in network.masks])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf.layers.masked_variable import mask_variable, project_soon, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths, straight_through
+from force_tf.layers.masked_variable import Penalized, mask_variable, project_soon, unmask_variable
+from force_tf.layers.masking import (
+    UNDER_MASK,
+    Forward,
+    MaskedWeight,
+    MaskHolder,
+    mask_initializer,
+    masked,
+    relative_paths,
+)
 from force_tf.layers.wrapper_config import check_inner_layer, check_wrapper_config
 from force_tf.models import keras_internals
 
@@ -19,7 +27,7 @@ class _MaskedWeight(MaskedWeight):
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner computes."""
         if self.is_dense:
-            value = straight_through(tf.convert_to_tensor(self.variable.unmasked()), tf.convert_to_tensor(self.mask))
+            value = self.variable.forward(self.unmasked(), tf.convert_to_tensor(self.mask))
         else:
             value = masked(self.variable, self.mask)
         owner = self.owner
@@ -29,8 +37,14 @@ class _MaskedWeight(MaskedWeight):
     def is_dense(self) -> bool:
         return self.variable.is_dense
 
-    def make_dense(self, is_dense: bool) -> None:
-        self.variable.make_dense(is_dense)
+    def make_dense(self, forward: Forward | None) -> None:
+        self.variable.make_dense(forward, None if forward is None else self.remembered.take(UNDER_MASK))
+
+    def penalize(self, penalty: Callable[[tf.Tensor], tf.Tensor] | None) -> None:
+        before = self.variable.regularizer
+        if isinstance(before, Penalized):
+            before = before.regularizer
+        self.variable.regularizer = before if penalty is None else Penalized(penalty, before)
 
     def unmasked(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.variable.unmasked())
@@ -40,6 +54,7 @@ class _MaskedWeight(MaskedWeight):
 
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
+        self.penalize(None)
         unmask_variable(self.variable)
         allow_quantize(self.owner)
 
@@ -130,7 +145,7 @@ class MaskedLayer(MaskHolder, keras.layers.Wrapper):
             project_soon(variable)
         # `Model.quantize` reaches the layers inside wrappers, and would replace the variable by one without a mask.
         refuse_quantize(owner, owner.name)
-        return _MaskedWeight(path, owner, slot, variable, mask)
+        return _MaskedWeight(path, owner, slot, variable, mask, self._remembered(path))
 
     def keep_at_every_step(self) -> None:
         """Sets pruned weights to zero after steps of any optimizer, for those that have momenta already."""

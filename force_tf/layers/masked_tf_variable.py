@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -69,6 +69,7 @@ class _KeepPruned(tf_keras.constraints.Constraint):
     def __init__(self, mask: tf.Variable, constraint: tf_keras.constraints.Constraint | None):
         self.mask = mask
         self.constraint = constraint
+        self.observer: Callable[[Any], None] | None = None
         self._optimizers: weakref.WeakSet = weakref.WeakSet()  # those that have trained the weight
 
     def forget_pruned(self, weight: tf.Variable, optimizer: Any | None = None) -> None:
@@ -87,4 +88,8 @@ class _KeepPruned(tf_keras.constraints.Constraint):
         if optimizer is not None:
             self._optimizers.add(optimizer)
         value = masked(weight, self.mask)
-        return value if self.constraint is None else masked(self.constraint(value), self.mask)
+        if self.constraint is not None:
+            value = masked(self.constraint(value), self.mask)
+        if self.observer is not None:
+            self.observer(value)
+        return value

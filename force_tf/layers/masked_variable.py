@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from force_tf.layers.masking import masked
+from force_tf.layers.masking import Forward, masked
 from force_tf.models import keras_internals
 
 # Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
@@ -37,8 +39,8 @@ def mask_variable(variable: keras.Variable, mask: keras.Variable) -> None:
     """
     variable.__class__ = _MaskedVariable
     variable.mask = mask
-    variable.assigned = variable.is_dense = False
-    variable.hidden = None
+    variable.assigned = False
+    variable.forward = None
     variable.constraint = _KeepPruned(mask, variable.constraint)
     if variable.regularizer is not None:
         variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
@@ -60,7 +62,7 @@ def unmask_variable(variable: keras.Variable) -> None:
     if variable.regularizer is not None:
         variable.regularizer = variable.regularizer.regularizer
     variable.__class__ = keras.Variable
-    del variable.mask, variable.assigned, variable.is_dense, variable.hidden
+    del variable.mask, variable.assigned, variable.forward
 
 
 class _MaskedVariable(keras.Variable):
@@ -72,9 +74,13 @@ class _MaskedVariable(keras.Variable):
     Attributes:
         mask: Boolean variable of the same shape.
         assigned: Whether the variable was assigned since it was last projected.
-        is_dense: Whether the variable holds values under its mask, which train, and only shows θ⊙m.
-        hidden: The values under the mask that a file brought along, for a training that goes on; None without.
+        forward: What calls of the layer compute with, of θ and m, where the variable holds values under its mask, which
+            train, and only shows θ⊙m; None where it does not.
     """
+
+    @property
+    def is_dense(self) -> bool:
+        return self.forward is not None
 
     @property
     def value(self):
@@ -92,16 +98,14 @@ class _MaskedVariable(keras.Variable):
         """Returns what the variable holds, also under its mask."""
         return self._value
 
-    def make_dense(self, is_dense: bool) -> None:
-        """Begins to hold values under the mask, or ends it and makes them zero."""
-        if is_dense == self.is_dense:
-            return
-        if is_dense and self.hidden is not None:
-            kept = masked(self._value, self.mask.value)
-            self._value.assign(kept + masked(tf.cast(self.hidden, kept.dtype), ~self.mask.value))
-        elif not is_dense:
-            self._value.assign(masked(self._value, self.mask.value))
-        self.is_dense, self.assigned, self.hidden = is_dense, False, None
+    def make_dense(self, forward: Forward | None, under_mask: np.ndarray | None) -> None:
+        """Begins to hold values under the mask, those given or zeros, or ends it and makes them zero."""
+        if not self.is_dense or forward is None:
+            value = masked(self._value, self.mask.value)
+            if under_mask is not None:
+                value += masked(tf.cast(under_mask, value.dtype), ~self.mask.value)
+            self._value.assign(value)
+        self.forward, self.assigned = forward, False
 
     def _direct_assign(self, value):
         super()._direct_assign(value)
@@ -113,6 +117,23 @@ class _MaskedVariable(keras.Variable):
         return restored
 
 
+class Penalized(keras.regularizers.Regularizer):
+    """A penalty of θ⊙m in addition to a regularizer that is there, or not.
+
+    Args:
+        penalty: A function of a float tensor.
+        regularizer: The regularizer, or None.
+    """
+
+    def __init__(self, penalty: Callable[[tf.Tensor], tf.Tensor], regularizer: keras.regularizers.Regularizer | None):
+        self.penalty = penalty
+        self.regularizer = regularizer
+
+    def __call__(self, weight):
+        added = self.penalty(tf.convert_to_tensor(weight))
+        return added if self.regularizer is None else added + self.regularizer(weight)
+
+
 class _KeepPruned(keras.constraints.Constraint):
     """Applies the mask, and the user's constraint to θ⊙m. Keras optimizers apply it at the end of every step."""
 
@@ -120,6 +141,7 @@ class _KeepPruned(keras.constraints.Constraint):
         self.mask = mask
         self.constraint = constraint
         self.at_every_step = False
+        self.observer: Callable[[Any], None] | None = None
         self._optimizers: weakref.WeakSet = weakref.WeakSet()  # those that have trained the weight
 
     def forget_pruned(self, weight: keras.Variable, optimizer: Any | None = None) -> None:
@@ -135,6 +157,12 @@ class _KeepPruned(keras.constraints.Constraint):
                 slot.assign(masked(slot.value, self.mask.value))
 
     def __call__(self, weight):
+        value = self._constrained(weight)
+        if self.observer is not None:
+            self.observer(value)
+        return value
+
+    def _constrained(self, weight):
         if getattr(weight, "is_dense", False):
             return weight if self.constraint is None else self.constraint(weight)
         optimizer = keras_internals.applying_optimizer()

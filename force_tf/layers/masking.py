@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from force_tf.layers.remembered import Remembered, entries, entry, is_entry
 from force_tf.layers.wrapper_config import mask_of_text, text_of_mask
 from force_tf.models import keras_internals, prunable
 from force_tf.models.paths import layers_by_path, layers_of, split_path
@@ -46,6 +47,9 @@ def straight_through(value: tf.Tensor, mask: tf.Tensor) -> Any:
     return masked(value, mask), gradient
 
 
+Forward = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskedWeight:
     """A weight that is masked: where it is, and its mask.
@@ -56,6 +60,7 @@ class MaskedWeight:
         slot: The entry of `vars(owner)` that holds the variable.
         variable: The weight, float of any shape.
         mask: Variable of the same shape; True or 1 marks a kept weight.
+        remembered: What a training keeps beside it.
     """
 
     path: str
@@ -63,21 +68,26 @@ class MaskedWeight:
     slot: str
     variable: Any
     mask: Any
+    remembered: Remembered
 
     @property
     def is_dense(self) -> bool:
         """Whether the variable holds values under its mask, which train: see `make_dense`."""
         return False
 
-    def make_dense(self, is_dense: bool) -> None:
-        """Begins to train values under the mask too, by gradients at θ⊙m, or ends it and makes them zero.
+    def make_dense(self, forward: Forward | None) -> None:
+        """Begins to train values under the mask too, or ends it and makes them zero.
 
         Whoever reads the variable sees θ⊙m all the while. A training step that was traced before stays as it was.
+
+        Args:
+            forward: Takes θ and m, and returns what calls of the layer compute with, such as `straight_through`. None
+                to end it.
 
         Raises:
             ValueError: If the Keras of the weight cannot.
         """
-        if is_dense:
+        if forward is not None:
             raise ValueError(
                 "Expected a model of Keras 3: with the legacy tf_keras no values are kept under the masks. Received: a "
                 "model of tf_keras"
@@ -93,6 +103,20 @@ class MaskedWeight:
             return
         self.variable.assign(masked(self.variable, self.mask))
 
+    def observe(self, observer: Callable[[Any], None] | None) -> None:
+        """Calls a function with θ after every step of an optimizer, as part of the step; None to end it.
+
+        A training step that was traced before stays as it was.
+        """
+        self.variable.constraint.observer = observer
+
+    def penalize(self, penalty: Callable[[tf.Tensor], tf.Tensor] | None) -> None:
+        """Adds a function of θ to the losses of the model, as regularizers are; None to take it away.
+
+        A training step that was traced before stays as it was.
+        """
+        raise NotImplementedError
+
     def forget_pruned(self, optimizer: Any | None = None) -> None:
         """Makes zero what optimizers remember of pruned entries, when a model that may have trained gets other masks.
 
@@ -102,7 +126,7 @@ class MaskedWeight:
         raise NotImplementedError
 
 
-_UNDER_MASK = "under_mask_"
+UNDER_MASK = "under_mask"
 
 
 class MaskHolder:
@@ -193,9 +217,12 @@ class MaskHolder:
             weight.project()
         super().save_own_variables(store)
         for weight in self.masked_weights:
-            if weight.is_dense:  # what is under the mask, for a training that goes on from the file
+            # For a training that goes on from the file.
+            for name, array in weight.remembered:
+                store[entry(weight.path, name)] = array
+            if weight.is_dense:
                 values = masked(weight.unmasked(), 1 - tf.cast(weight.mask, weight.variable.dtype))
-                store[f"{_UNDER_MASK}{weight.path.replace('/', '_')}"] = values.numpy()
+                store[entry(weight.path, UNDER_MASK)] = values.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys():
@@ -205,11 +232,11 @@ class MaskHolder:
                 f"Received: none for {self.name!r}"
             )
         keys = list(store.keys())  # not every store can be iterated over
-        hidden = {key: np.array(store[key]) for key in keys if key.startswith(_UNDER_MASK)}
-        if hidden:
-            store = {key: store[key] for key in keys if key not in hidden}
+        if any(map(is_entry, keys)):
             for weight in self.masked_weights:
-                weight.variable.hidden = hidden.get(f"{_UNDER_MASK}{weight.path.replace('/', '_')}")
+                found = entries(keys, weight.path)
+                weight.remembered.put({name: np.array(store[key]) for name, key in found.items()})
+            store = {key: store[key] for key in keys if not is_entry(key)}
         super().load_own_variables(store)
 
     def _lookup_dependency(self, name, cached_dependencies=None):
@@ -268,6 +295,14 @@ class MaskHolder:
     def _add_mask(self, path: str, owner: Any, slot: str, mask: np.ndarray | None) -> MaskedWeight:
         """Makes the mask of one weight, of an array to begin with or (None) all kept."""
         raise NotImplementedError
+
+    def _remembered(self, path: str) -> Remembered:
+        """Returns where to keep what training remembers of the weight of a path."""
+
+        def track(name: str, variable: tf.Variable) -> None:
+            keras_internals.track(self, f"{path}/{name}", variable)
+
+        return Remembered(track)
 
     def _paths_to_mask(self, owners: Mapping[str, Any]) -> tuple[str, ...]:
         if self.weight_paths is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,18 @@ class _MaskedWeight(MaskedWeight):
         with keras_internals.computing_like(self.owner):
             return masked(self.variable, self.mask)
 
+    def penalize(self, penalty: Callable[[tf.Tensor], tf.Tensor] | None) -> None:
+        losses = keras_internals.function_losses(self.owner)
+        losses[:] = [loss for loss in losses if getattr(loss, "variable", None) is not self.variable]
+        if penalty is not None:
+            losses.append(_Penalty(self.variable, penalty))
+
     def forget_pruned(self, optimizer: Any | None = None) -> None:
         self.variable.constraint.forget_pruned(self.variable, optimizer)
 
     def release(self) -> None:
         """Leaves θ⊙m in the variable, which nothing masks from then on."""
+        self.penalize(None)
         unmask_variable(self.variable)
         _unmask_regularizer(self.owner, self.mask)
 
@@ -165,7 +172,7 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         threshold = self.add_weight(name=f"{name}_threshold", shape=(), initializer="zeros", **options)
         mask_variable(variable, mask)
         _mask_regularizer(owner, variable, mask)
-        return _MaskedWeight(path, owner, slot, variable, mask, threshold)
+        return _MaskedWeight(path, owner, slot, variable, mask, self._remembered(path), threshold)
 
     def call(self, *args, **kwargs):
         if self._call_spec.full_argspec.varargs is None:
@@ -210,6 +217,17 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         wrapper.call_specs = specs
         wrapper.begin_with(masks)
         return wrapper
+
+
+@dataclasses.dataclass(frozen=True)
+class _Penalty:
+    """A penalty of θ, as a loss that a layer adds as a function."""
+
+    variable: tf.Variable
+    penalty: Callable[[tf.Tensor], tf.Tensor]
+
+    def __call__(self) -> tf.Tensor:
+        return self.penalty(tf.convert_to_tensor(self.variable))
 
 
 @dataclasses.dataclass(frozen=True)

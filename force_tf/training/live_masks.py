@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from force_tf.granularity import split
 from force_tf.layers import is_pruned
-from force_tf.layers.masking import MaskedWeight, MaskHolder, masked
+from force_tf.layers.masking import Forward, MaskedWeight, MaskHolder, masked
 from force_tf.models import keras_internals
 from force_tf.models.model_state import preserved_variables
 from force_tf.models.paths import mask_wrappers
@@ -32,6 +32,7 @@ class LiveMasks:
     Attributes:
         weights: The weights whose masks may move.
         sizes: Their sizes.
+        optimizer: What trains them; of mixed precision the one inside the one that scales losses.
 
     Raises:
         ValueError: If the model has no masks, or those of tfmot's own wrappers.
@@ -44,7 +45,7 @@ class LiveMasks:
                 f"yet, and train `pruned`. Received: {model.name!r}, which has no masks"
             )
         self.model = model
-        self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed precision, which scales losses
+        self.optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed precision, which scales losses
         self._held = dict(_masked_weights(model))
         self.weights: Sequence[PrunableWeight] = [w for w in all_prunable_weights(model) if w.path in self._held]
         if not self.weights:
@@ -57,7 +58,7 @@ class LiveMasks:
 
     def _check_optimizer(self) -> None:
         """Raises if the optimizer remembers of weights what cannot be made zero weight by weight."""
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         trained = list(self.model.trainable_variables)
         if not keras_internals.is_legacy_optimizer(optimizer):  # which makes its variables as it goes
             with self.model.distribute_strategy.scope():
@@ -78,6 +79,23 @@ class LiveMasks:
         """Returns the masks, flat booleans."""
         return np.concatenate([each.mask.numpy().astype(bool).ravel() for each in self])
 
+    def remember(self, name: str, dtype: tf.DType) -> list[tf.Variable]:
+        """Returns variables of a name, one of the shape of each weight, that files of the model hold too."""
+        with self.model.distribute_strategy.scope():
+            return [each.remembered.variable(name, each.variable.shape, dtype) for each in self]
+
+    def variables(self, dtype: tf.DType) -> list[tf.Variable]:
+        """Returns variables of the shapes of the weights, zeros, for as long as this training lasts."""
+        return [self._variable(tf.zeros(each.variable.shape, dtype)) for each in self]
+
+    def scalars(self, number: int) -> list[tf.Variable]:
+        """Returns variables that hold a number each, zero, for as long as this training lasts."""
+        return [self._variable(0.0) for _ in range(number)]
+
+    def _variable(self, value: Any) -> tf.Variable:
+        with self.model.distribute_strategy.scope():
+            return tf.Variable(value, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
     @property
     def values(self) -> list[tf.Tensor]:
         """θ, also what trains under the masks, one tensor for each of the weights."""
@@ -89,44 +107,47 @@ class LiveMasks:
 
         All comes back afterwards, batch statistics and the seeds of Dropout too.
         """
-        dense = [each for each in self if each.is_dense]
+        dense = [(each.variable, each.variable.forward) for each in self if each.is_dense]
         with preserved_variables(self.model):
             try:
-                for each in dense:
-                    kept = tf.convert_to_tensor(each.variable)  # which shows θ⊙m
-                    each.variable.is_dense = False
-                    each.variable.assign(kept)
+                for variable, _ in dense:
+                    kept = tf.convert_to_tensor(variable)  # which shows θ⊙m
+                    variable.forward = None
+                    variable.assign(kept)
                 for each in self:
                     each.mask.assign(tf.ones(each.mask.shape, each.mask.dtype))
                 yield
             finally:
-                for each in dense:
-                    each.variable.is_dense = True
+                for variable, forward in dense:
+                    variable.forward = forward
 
-    def make_dense(self, is_dense: bool) -> None:
+    def make_dense(self, forward: Sequence[Forward] | None) -> None:
         """Begins to train values under the masks, or ends it: they are zero then, and forgotten by the optimizer.
+
+        Args:
+            forward: For each weight, what calls of its layer compute with; None to end it.
 
         Raises:
             ValueError: If the Keras of the model cannot.
         """
-        if is_dense and getattr(self._optimizer, "use_ema", False):
+        if forward is not None and getattr(self.optimizer, "use_ema", False):
             raise ValueError(
                 "Expected an optimizer without moving averages of the weights, since they would mix what shows with "
-                f"what trains under the masks. Received: {type(self._optimizer).__name__} with use_ema=True"
+                f"what trains under the masks. Received: {type(self.optimizer).__name__} with use_ema=True"
             )
-        if is_dense and self.model.run_eagerly:
+        if forward is not None and self.model.run_eagerly:
             raise ValueError(
                 "Expected a model whose training steps are traced, since only these see what trains under the masks. "
                 "Received: run_eagerly=True"
             )
-        for each in self:
-            each.make_dense(is_dense)
-            if not is_dense:
+        for each, function in zip(self, forward or [None] * len(self.sizes)):
+            each.make_dense(function)
+            if function is None:
                 self._forget(each, tf.cast(each.mask, bool))
 
     def _forget(self, each: MaskedWeight, survivors: tf.Tensor) -> None:
         """Makes zero what the optimizer remembers of weights that do not survive."""
-        for slot in keras_internals.optimizer_slots(self._optimizer, each.variable):
+        for slot in keras_internals.optimizer_slots(self.optimizer, each.variable):
             slot.assign(masked(slot, survivors))
 
     def move(self, update: Update) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from force_tf import criteria, schedules
 from force_tf.support import arguments
+from force_tf.training.growing_penalty import Penalty
 from force_tf.training.timetable import interval
+from force_tf.training.under_masks import Draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +92,12 @@ class Method:
         swap: What is exchanged after the cut, if anything.
         at_begin: Whether the first update takes place at `begin`, or `every` steps after it.
         batches: How many batches an update averages gradients over.
-        pruned: What becomes of pruned weights until the training ends: "zero", or "dense" for values that train on
-            under the mask.
+        pruned: What becomes of pruned weights until the training ends: "zero", "dense" for values that train on under
+            the mask, or "random" for values that are drawn into some forward passes.
+        draws: With what probability they are drawn.
+        penalty: What grows on the weights that are to go, if anything: then all that the cut takes is chosen early, and
+            taken in the last update.
+        min_per_layer: How many weights each tensor keeps at least.
     """
 
     score: criteria.Criterion | None
@@ -106,12 +112,23 @@ class Method:
     at_begin: bool = True
     batches: int = 1
     pruned: str = "zero"
+    draws: Draws = dataclasses.field(default_factory=Draws)
+    penalty: Penalty | None = None
+    min_per_layer: int = 0
+
+    @property
+    def changes_steps(self) -> bool:
+        """Whether the steps of the training are others than those of a model whose masks stay."""
+        counts = self.score is not None and bool(self.score.counted)
+        return counts or self.pruned != "zero" or self.penalty is not None
 
 
 # Of schedules that tell themselves how many cuts there are: as a function of the last density.
 UPDATES: dict[Any, Callable[[float], int]] = {
     schedules.halving: lambda density: max(1, math.ceil(-math.log2(density) - 1e-9)),
     schedules.snip_it: lambda density: 7,
+    schedules.constant: lambda density: 1,
+    schedules.at_end: lambda density: 1,
 }
 
 METHODS = {
@@ -124,12 +141,28 @@ METHODS = {
         every=1000,
         swap=Swap(0.5, "gradient", final_fraction=0.005, last=1.0, round_up=True),
         at_begin=False,
+        min_per_layer=1,  # a layer that is empty never grows again
     ),
     "dpf": Method(criteria.Magnitude(), every=16, revive=True, pruned="dense"),
+    "annealing": Method(
+        criteria.Magnitude(), "constant", every=None, updates=UPDATES[schedules.constant], pruned="random"
+    ),
     "fggp": Method(criteria.Pool(), end=0.8, every=2000),
     # Of 80 epochs, one cut after every fourth from the eighth on.
     "snip_it": Method(
         criteria.SNIP(), "snip_it", begin=0.05, end=0.4, every=None, updates=UPDATES[schedules.snip_it], batches=5
+    ),
+    # The last cut leaves as much time as there is between two.
+    "flipout": Method(
+        criteria.SignFlips(),
+        "halving",
+        end=lambda density: 1 - 1 / (UPDATES[schedules.halving](density) + 1),
+        every=None,
+        updates=UPDATES[schedules.halving],
+    ),
+    "greg": Method(criteria.Magnitude(), "at_end", "layer", every=5, penalty=Penalty(), min_per_layer=1),
+    "greg_2": Method(
+        criteria.Magnitude(), "at_end", "layer", every=5, penalty=Penalty(pick_ceiling=0.01), min_per_layer=1
     ),
 }
 

@@ -9,9 +9,11 @@ from typing import Any
 import keras
 
 from force_tf import criteria, schedules
+from force_tf.training.growing_penalty import Penalty
 from force_tf.training.methods import Swap
 from force_tf.training.session import Session
 from force_tf.training.settings import make_settings
+from force_tf.training.under_masks import Draws
 
 # The callbacks that each model was given to, and whether they have begun.
 _BEGUN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -29,6 +31,10 @@ class PruneDuringTraining(keras.callbacks.Callback):
     |---|---|
     | "gmp" | prunes the smallest weights, layer by layer, more and more slowly (tfmot's `PolynomialDecay`) |
     | "granet" | prunes the smallest weights of all, and swaps by gradient as it goes |
+    | "flipout" | prunes weights that are small and often change their sign, half of the rest at a time |
+    | "greg" | pulls the smallest weights of each layer to zero by a growing penalty, and prunes them at the end |
+    | "greg_2" | the same, of the weights that give way first to a penalty on all |
+    | "annealing" | prunes the smallest weights of all at once, and lets chance bring them into less and less passes |
     | "dpf" | prunes the smallest weights of all, which go on training under the mask and may return |
     | "fggp" | of the half with the smallest gradients prunes the smallest weights |
     | "snip_it" | prunes by connection sensitivity in seven steps, half of all in the first |
@@ -53,11 +59,16 @@ class PruneDuringTraining(keras.callbacks.Callback):
             densities by Erdős–Rényi kernel.
         revive: Whether a cut may bring pruned weights back.
         swap: What is exchanged after the cut, a `Swap`; None for the method's own.
-        min_per_layer: A cut leaves each weight tensor at least so many weights, or all that it has left.
+        min_per_layer: A cut leaves each weight tensor at least so many weights, or all that it has left, so that there
+            is something to swap. None for the method's own: 1 for "granet", "greg" and "greg_2", else 0.
         granularity: What a cut keeps or prunes as one, as in `PruneAtInit`; swaps exchange single weights.
-        pruned: What becomes of pruned weights while the model trains: "zero", or "dense" for values that train on under
-            the mask by the gradients of θ⊙m, so that they return as what they have become. Whatever reads the model
-            finds θ⊙m, and at the end they are zero. Of Keras 3 alone, and not with a swap.
+        pruned: What becomes of pruned weights while the model trains: "zero"; "dense" for values that train on under
+            the mask by the gradients of θ⊙m, so that they return as what they have become; or "random" for values that
+            are drawn into some of the forward passes, and train in those. Whatever reads the model finds θ⊙m, and at
+            the end they are zero. Both of Keras 3 alone, and not with a swap.
+        draws: With what probability they are drawn, a `Draws`; None for the method's own.
+        penalty: How penalties grow on the weights that are to be pruned, a `Penalty`; None for the method's own, which
+            in most is none.
         data: What `fit` takes, for gradients: each update takes the next `batches` batches of it, which are not those
             that the model trains on. Needed where a score or a swap needs it.
         loss: The loss to take gradients of, as in `PruneAtInit.find_masks`; None for what the model trains on.
@@ -86,7 +97,9 @@ class PruneDuringTraining(keras.callbacks.Callback):
         - [To prune, or not to prune](https://arxiv.org/abs/1710.01878) (GMP), [DPF](https://arxiv.org/abs/2006.07253),
           [GraNet](https://arxiv.org/abs/2106.10404),
           [RigL](https://arxiv.org/abs/1911.11134), [SET](https://arxiv.org/abs/1707.04780),
-          [FGGP](https://arxiv.org/abs/2411.05500), [SNIP-it](https://arxiv.org/abs/2006.00896)
+          [FGGP](https://arxiv.org/abs/2411.05500), [SNIP-it](https://arxiv.org/abs/2006.00896),
+          [FlipOut](https://arxiv.org/abs/2009.02594), [GReg](https://arxiv.org/abs/2012.09243),
+          [Stochastic Subnetwork Annealing](https://arxiv.org/abs/2401.08830)
     """
 
     def __init__(
@@ -102,9 +115,11 @@ class PruneDuringTraining(keras.callbacks.Callback):
         scope: str | None = None,
         revive: bool | None = None,
         swap: Swap | None = None,
-        min_per_layer: int = 0,
+        min_per_layer: int | None = None,
         granularity: str | Sequence[int] = "weight",
         pruned: str | None = None,
+        draws: Draws | None = None,
+        penalty: Penalty | None = None,
         data: Any = None,
         loss: Any = None,
         batches: int | None = None,
@@ -126,6 +141,8 @@ class PruneDuringTraining(keras.callbacks.Callback):
             min_per_layer=min_per_layer,
             granularity=granularity,
             pruned=pruned,
+            draws=draws,
+            penalty=penalty,
             data=data,
             loss=loss,
             batches=batches,
@@ -229,8 +246,8 @@ class PruneDuringTraining(keras.callbacks.Callback):
         self._session = None
 
     def _trace_steps_anew(self, model: Any) -> None:
-        if self._settings.row.pruned == "dense":
-            model.train_function = None  # one that was traced before has other gradients under the masks
+        if self._settings.row.changes_steps:
+            model.train_function = None  # one that was traced before lacks what is part of the step, or has it still
 
     def _check_started(self) -> None:
         if self._session is None:

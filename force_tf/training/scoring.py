@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from force_tf.criteria import Criterion, Network
 from force_tf.criteria.gradients import Gradients
@@ -73,6 +74,7 @@ class Scorer:
         self, criterion: Criterion, live: LiveMasks, batches: Any, loss: Objective | None, batches_per_update: int
     ):
         self._criterion, self._live = criterion, live
+        self._counted = criterion.counted
         self._network = Network(
             model=live.model,
             weights=live.weights,
@@ -97,7 +99,8 @@ class Scorer:
         masks, dense = split(self._live.kept(), self._live.weights), self._live.values
         with self._live.opened():
             random = np.random.default_rng(seed)
-            network = dataclasses.replace(self._network, dense=dense, random=random, masks=masks)
+            memory = self._network.memory | {name: self._live.remember(name, tf.int32) for name in self._counted}
+            network = dataclasses.replace(self._network, dense=dense, random=random, masks=masks, memory=memory)
             fill(flat, self._criterion.scores(network), self._live.weights)
         return flat
 

@@ -13,11 +13,15 @@ from force_tf.granularity import Plan, split
 from force_tf.models.collapse import LayerCollapseWarning, ignored_inputs, probe_inputs
 from force_tf.objective.objective import Objective
 from force_tf.search.planning import make_plan
+from force_tf.training.between_updates import BetweenUpdates
 from force_tf.training.drop_and_grow import Exchange, update
+from force_tf.training.growing_penalty import GrowingPenalty
 from force_tf.training.live_masks import LiveMasks
 from force_tf.training.scoring import Scorer, update_batches
 from force_tf.training.settings import Settings
+from force_tf.training.sign_flips import SignFlipCounter
 from force_tf.training.timetable import Span, Timetable, make_timetable
+from force_tf.training.under_masks import RandomDraws, StraightThrough
 
 
 class Session:
@@ -43,6 +47,8 @@ class Session:
         self._batches = self._cut = self._growth = None
         self._make_scorers()
         self._granularity = settings.granularity.bound(model, self._live.weights)
+        self._penalty: GrowingPenalty | None = None
+        self._between = self._make_between()
         self._span: Span | None = None
         self._timetable: Timetable | None = None
         self._plan: Plan | None = None
@@ -84,16 +90,17 @@ class Session:
         if row.score is not None:
             self._plan = self._make_plan(settings.densities(timetable.cuts - 1))
         self._check_density()
-        if row.pruned == "dense":
-            self._live.make_dense(True)
+        begins = now == span.first == timetable.steps[0]
         self._span, self._timetable, self._last = span, timetable, now
-        if row.at_begin and now == span.first == timetable.steps[0]:
+        for each in self._between:
+            each.begin(timetable, None if begins else timetable.due(-1, now))
+        if row.at_begin and begins:
             self._update(0)
 
     def end(self) -> None:
         """Called when the training has ended: pruned weights are zero from then on, whatever they were."""
-        if self._settings.row.pruned == "dense":
-            self._live.make_dense(False)
+        for each in self._between:
+            each.end()
 
     def begin_epoch(self) -> None:
         """Called as an epoch begins, before its first step."""
@@ -143,6 +150,20 @@ class Session:
         self._cut = None if row.score is None else Scorer(row.score, *make)
         self._growth = None if growth is None else Scorer(growth, *make)
 
+    def _make_between(self) -> list[BetweenUpdates]:
+        settings, row, live = self._settings, self._settings.row, self._live
+        between: list[BetweenUpdates] = []
+        if row.score is not None and SignFlipCounter.NAME in row.score.counted:
+            between.append(SignFlipCounter(live))
+        if row.pruned == "dense":
+            between.append(StraightThrough(live))
+        if row.pruned == "random":
+            between.append(RandomDraws(live, row.draws, settings.seed))
+        if row.penalty is not None:
+            self._penalty = GrowingPenalty(live, row.penalty, self._to_prune)
+            between.append(self._penalty)
+        return between
+
     def _make_plan(self, densities: list[float]) -> Plan:
         settings, row = self._settings, self._settings.row
         return make_plan(
@@ -152,7 +173,7 @@ class Session:
             sparsity=settings.sparsity,
             schedule=row.schedule,
             scope=row.scope,
-            min_per_layer=settings.min_per_layer,
+            min_per_layer=row.min_per_layer,
             revive=row.revive,
         )
 
@@ -181,6 +202,8 @@ class Session:
         seed = (settings.seed, index)
         if self._batches is not None:
             self._batches.begin(index)
+        for each in self._between:
+            each.move(index)
         before = live.kept()
         cut = None if index >= self._timetable.cuts else self._cut_at(index, before, seed)
         moved = update(before, live.sizes, cut=cut, swap=self._swap_at(index, seed))
@@ -205,6 +228,9 @@ class Session:
         plan, revive = self._plan, self._settings.row.revive
         if not revive and np.count_nonzero(before) <= round(before.size * plan.densities[index]):
             return None
+        if self._penalty is not None:
+            to_prune = self._penalty.to_prune()
+            return lambda kept: self._granularity.used(plan, kept & ~to_prune)
         scores = self._cut.scores((*seed, 0))
 
         def cut(kept: np.ndarray) -> np.ndarray:
@@ -212,6 +238,14 @@ class Session:
             return self._granularity.used(plan, marked)
 
         return cut
+
+    def _to_prune(self) -> np.ndarray:
+        """Returns which weights the last update is to prune, flat booleans."""
+        kept, steps = self._live.kept(), len(self._plan.counts)
+        if np.count_nonzero(kept) <= self._plan.counts[-1]:
+            return np.zeros_like(kept)
+        scores = self._cut.scores((self._settings.seed, steps, 0))
+        return kept & ~self._granularity.cut(self._plan, steps, scores, kept)
 
     def _swap_at(self, index: int, seed: tuple[int, int]) -> Exchange | None:
         swap, span = self._settings.row.swap, self._span

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from force_tf import schedules
 from force_tf.granularity import Granularity, Weights, check_scope, resolve
 from force_tf.support import arguments
 from force_tf.training import methods
+from force_tf.training.growing_penalty import Penalty
 from force_tf.training.timetable import interval, point
+from force_tf.training.under_masks import Draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,6 @@ class Settings:
     end: int | float
     every: int | float | None
     schedule: schedules.Schedule | None
-    min_per_layer: int
     granularity: Granularity
     data: Any
     loss: Any
@@ -39,7 +40,8 @@ class Settings:
 
     def densities(self, cuts: int) -> list[float]:
         """Returns the density at `begin`, and after each of so many cuts."""
-        first = 1.0 - self.initial_sparsity
+        # One that is constant has fallen at the beginning.
+        first = self.density if self.schedule is schedules.constant else 1.0 - self.initial_sparsity
         if isinstance(self.schedule, schedules.Levels):
             return [first, *schedules.densities(self.schedule, cuts, self.density)]
         # The schedules fall from 1; those of a network that begins sparser are the same ones on a smaller scale.
@@ -62,6 +64,8 @@ def make_settings(
     min_per_layer: Any,
     granularity: Any,
     pruned: Any,
+    draws: Any,
+    penalty: Any,
     data: Any,
     loss: Any,
     batches: Any,
@@ -75,7 +79,18 @@ def make_settings(
         ValueError: If one is out of its range, or does not go with another.
     """
     name, row = methods.resolve(method)
-    row = _with_changes(row, schedule=schedule, scope=scope, revive=revive, swap=swap, pruned=pruned, batches=batches)
+    row = _with_changes(
+        row,
+        schedule=schedule,
+        scope=scope,
+        revive=revive,
+        swap=swap,
+        min_per_layer=min_per_layer,
+        pruned=pruned,
+        draws=draws,
+        penalty=penalty,
+        batches=batches,
+    )
     sparsity = arguments.fraction("sparsity", sparsity)
     own_end = row.end(1.0 - sparsity) if callable(row.end) else row.end
     settings = Settings(
@@ -87,7 +102,6 @@ def make_settings(
         end=point("end", own_end if end is None else end),
         every=None if every is None else interval("every", every),
         schedule=None if row.schedule is None else schedules.get(row.schedule),
-        min_per_layer=arguments.integer("min_per_layer", min_per_layer, minimum=0),
         granularity=resolve(granularity),
         data=data,
         loss=loss,
@@ -101,25 +115,51 @@ def make_settings(
 def _with_changes(row: methods.Method, **given: Any) -> methods.Method:
     """Returns the settings of a method with those that the user gives instead."""
     given = {name: value for name, value in given.items() if value is not None}
-    if row.score is None and (unused := {"schedule", "scope", "revive"} & given.keys()):
+    if row.score is None and (
+        unused := sorted({"schedule", "scope", "revive", "min_per_layer", "penalty"} & given.keys())
+    ):
         raise ValueError(
             "Expected a method that cuts; this one keeps the density of the masks, and has no use for "
-            f"{' and '.join(sorted(unused))}. Received: {', '.join(f'{name}={given[name]!r}' for name in unused)}"
+            f"{' and '.join(unused)}. Received: {', '.join(f'{name}={given[name]!r}' for name in unused)}"
         )
-    if not isinstance(given.get("swap", row.swap), (methods.Swap, type(None))):
-        raise TypeError(f"Expected `swap` to be a force_tf.callbacks.Swap. Received: swap={given['swap']!r}")
+    for name, kind in (("swap", methods.Swap), ("draws", Draws), ("penalty", Penalty)):
+        if not isinstance(given.get(name), (kind, type(None))):
+            raise TypeError(
+                f"Expected `{name}` to be a force_tf.callbacks.{kind.__name__}. Received: {name}={given[name]!r}"
+            )
     if "schedule" in given:
         given["updates"] = updates_of(given["schedule"])
+    elif "penalty" in given:  # which grows in every update, and cuts in the last
+        given |= {"schedule": "at_end", "updates": None}
     row = dataclasses.replace(row, **given)
     arguments.one_of("revive", row.revive, (True, False))
     arguments.integer("batches", row.batches, minimum=1)
-    arguments.one_of("pruned", row.pruned, ("zero", "dense"))
-    if row.pruned == "dense" and (row.swap is not None or row.score is None):
+    arguments.integer("min_per_layer", row.min_per_layer, minimum=0)
+    arguments.one_of("pruned", row.pruned, ("zero", "dense", "random"))
+    _check_row(row, given)
+    return row
+
+
+def _check_row(row: methods.Method, given: Mapping[str, Any]) -> None:
+    """Raises if what becomes of pruned weights does not go with the rest."""
+    if row.pruned != "zero" and (row.swap is not None or row.score is None):
         raise ValueError(
             'Expected pruned="zero" for a method that swaps, since what it grows starts at zero. '
             f"Received: pruned={row.pruned!r}"
         )
-    return row
+    if "draws" in given and row.pruned != "random":
+        raise ValueError(f'Expected `draws` with pruned="random" alone. Received: pruned={row.pruned!r}')
+    if row.penalty is not None:
+        if row.swap is not None or row.revive or row.pruned != "zero":
+            raise ValueError(
+                'Expected no swap, revive=False and pruned="zero" for a method whose penalties grow, since it prunes '
+                f"once, at its end. Received: swap={row.swap!r}, revive={row.revive!r}, pruned={row.pruned!r}"
+            )
+        if row.schedule != "at_end":
+            raise ValueError(
+                'Expected schedule="at_end" for a method whose penalties grow, since it prunes once. '
+                f"Received: schedule={row.schedule!r}"
+            )
 
 
 def updates_of(schedule: str | Sequence[float] | schedules.Schedule) -> Callable[[float], int] | None:

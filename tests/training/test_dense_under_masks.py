@@ -148,9 +148,9 @@ def test_what_it_goes_with():
     with pytest.raises(ValueError, match=r'^Expected pruned="zero" for a method that swaps'):
         PruneDuringTraining("granet", pruned="dense", data=(X, Y))
     with pytest.raises(
-        ValueError, match=r"^Expected `pruned` to be one of 'zero', 'dense'\. Received: pruned='random'"
+        ValueError, match=r"^Expected `pruned` to be one of 'zero', 'dense', 'random'\. Received: pruned='gone'"
     ):
-        PruneDuringTraining("gmp", pruned="random")
+        PruneDuringTraining("gmp", pruned="gone")
     with pytest.raises(ValueError, match="swaps"):
         PruneDuringTraining("gmp", pruned="dense", swap=Swap(0.1, "random"))
 

@@ -9,44 +9,8 @@ import force_tf
 from force_tf import schedules
 from force_tf.callbacks import PruneDuringTraining, Swap
 from force_tf.models.keras_models import tf_variable
-from helpers.golden_training import TOTAL, data, trace
+from helpers.golden_training import TOTAL, channels_last, data, trace, traced_network
 from helpers.moving_masks import X, Y, dense_model, fit, flat, masked_weights, raw, sparse_model, state
-
-
-def traced_network(module, rows, weight_decay, optimizer):
-    """Returns the network of the traces in float64, with the weights with which they begin."""
-    layers, penalty = module.layers, {}
-    if weight_decay:
-        # In torch a weight decay is a penalty of half its size, on biases too.
-        penalty = {key: module.regularizers.L2(weight_decay / 2) for key in ("kernel_regularizer", "bias_regularizer")}
-    model = module.Sequential(
-        [
-            module.Input((6, 6, 2)),
-            layers.Conv2D(6, 3, activation="softplus", name="conv1", **penalty),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(12, activation="softplus", name="fc1", **penalty),
-            layers.Dense(5, name="fc2", **penalty),
-        ]
-    )
-    for name in ("conv1", "fc1", "fc2"):
-        kernel = channels_last(rows.get(f"w0/{name}.weight", rows.get(f"w0/{name}")), f"w0/{name}.weight" in rows)
-        model.get_layer(name).set_weights([kernel, np.zeros(kernel.shape[-1])])
-    model.compile(optimizer, module.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def channels_last(kernel, is_torch=True):
-    if not is_torch:
-        return kernel
-    return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
-
-
-@pytest.fixture
-def all_float64(either_keras, float64):
-    """Losses, learning rates and data are in float64 too."""
-    either_keras.backend.set_floatx("float64")
-    yield either_keras
-    either_keras.backend.set_floatx("float32")
 
 
 def test_gmp_of_granet_end_to_end(all_float64):

@@ -177,6 +177,27 @@ def loss_argument(loss: Any, name: str, default: Any) -> Any:
     return default
 
 
+def is_training_call(layer: Any) -> bool:
+    """Returns whether a layer, which is being called, is called in training mode, by itself or by a model around it.
+
+    Keras tells it the layers whose `call` has an argument for it; for all, each keeps the context of the calls of a
+    thread (`current_call_ctx`, `call_context`).
+    """
+    if is_keras_3(layer):
+        context = imported("keras.src.backend.common.global_state", "get_global_attribute")("current_call_ctx")
+    else:
+        context = imported("tf_keras.src.engine.base_layer_utils", "call_context")()
+    return getattr(context, "training", None) is True
+
+
+def batches_applied(optimizer: Any) -> Any:
+    """Returns the variable in which an optimizer counts the batches whose gradients it was given (`_iterations`).
+
+    The public `iterations` of Keras 3 counts steps, of which each may accumulate several batches.
+    """
+    return required(optimizer, "_iterations") if is_keras_3(optimizer) else optimizer.iterations
+
+
 def attention_projections(layer: Any) -> tuple[Any, Any, Any, Any]:
     """Returns the layers in an attention layer that project query, key, value and output (`_query_dense` …)."""
     query, key, value, output = (required(layer, f"_{role}_dense") for role in ("query", "key", "value", "output"))

@@ -39,6 +39,15 @@ def lookup_dependency(item: Any, name: str) -> Any | None:
     return required(item, "_lookup_dependency")(name, required(item, "_trackable_children")())
 
 
+def track(holder: Any, name: str, item: Any) -> None:
+    """Makes an object a dependency of another by a name, and restores it if a checkpoint was read that has it.
+
+    `_track_trackable`, `_handle_deferred_dependencies`: public are only attributes.
+    """
+    required(holder, "_track_trackable")(item, name)
+    required(holder, "_handle_deferred_dependencies")(name, item)
+
+
 def resource_variable_class() -> type:
     """Returns the class of the variables that tf_keras makes: `tf.Variable` itself only stands for it."""
     return imported("tensorflow.python.ops.resource_variable_ops", "ResourceVariable")

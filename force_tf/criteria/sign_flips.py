@@ -1,0 +1,46 @@
+"""How often the sign of a weight has changed, against its magnitude: for masks that move while a network trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar
+
+import tensorflow as tf
+
+from force_tf.criteria.base import Criterion
+from force_tf.criteria.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class SignFlips(Criterion):
+    """The magnitude of a weight against the flips of its sign, |θ|^p / (flips + 1).
+
+    Flips are counted in every step of the optimizer, from the beginning of the training: steps after which the sign is
+    another one than before, where zero is a sign of its own. Before a training there are none. Needs no data and no
+    loss.
+
+    Args:
+        power: p, positive.
+
+    Raises:
+        ValueError: If the power is not positive.
+
+    References:
+        - [FlipOut](https://arxiv.org/abs/2009.02594), of which the power is 2
+    """
+
+    power: float = 2.0
+    needs_data: ClassVar[bool] = False
+    counted: ClassVar[tuple[str, ...]] = ("sign_flips",)
+
+    def __post_init__(self):
+        if not self.power > 0:
+            raise ValueError(f"Expected a positive power. Received: power={self.power!r}")
+
+    def scores(self, network: Network) -> Iterable[tf.Tensor]:
+        flips = network.memory.get("sign_flips") or [tf.zeros(weight.shape) for weight in network.weights]
+        return (
+            tf.abs(weight) ** self.power / (tf.cast(count, weight.dtype) + 1)
+            for weight, count in zip(network.dense, flips)
+        )

@@ -1,0 +1,74 @@
+"""What every method of `PruneDuringTraining` promises: killed and resumed, seen from outside, and at its end."""
+
+import keras
+import numpy as np
+import pytest
+
+import force_tf
+from force_tf.callbacks import PruneDuringTraining
+from force_tf.training.methods import METHODS
+from helpers.moving_masks import X, Y, dense_model, fit, masked_weights, raw, sparse_model
+
+# Of those that remember something beside the weights, both Kerases; of the others test_prune_during_training_forms.
+REMEMBERING = ("flipout", "greg", "greg_2")
+
+
+def make(module, method):
+    optimizer = module.optimizers.SGD(0.3, momentum=0.9)
+    if METHODS[method].score is None:
+        return sparse_model(module, optimizer)
+    return force_tf.apply_masks(dense_model(module, optimizer))
+
+
+def pruning_by(method):
+    return PruneDuringTraining(method, 0.8, data=(X, Y), batch_size=32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_in_keras_3(tmp_path, method):
+    check(keras, method, tmp_path)
+
+
+@pytest.mark.parametrize("method", REMEMBERING)
+def test_methods_that_remember_in_tf_keras(tmp_path, method):
+    import tf_keras
+
+    check(tf_keras, method, tmp_path)
+
+
+def check(module, method, folder):
+    at_once, killed, resumed = (make(module, method) for _ in range(3))
+    pruning = pruning_by(method)
+    seen = []
+
+    def look(epoch, logs):
+        masks = force_tf.get_masks(at_once)
+        shown = {path: np.array(each.variable) for path, each in masked_weights(at_once).items()}
+        assert all(not shown[path][~mask].any() for path, mask in masks.items())
+        plain = force_tf.strip_pruning(at_once)
+        np.testing.assert_allclose(plain(X).numpy(), at_once(X, training=False).numpy(), rtol=1e-5, atol=1e-5)
+        seen.append(masks.kept)
+
+    fit(at_once, pruning, module.callbacks.LambdaCallback(on_epoch_end=look), epochs=3)
+    masks = force_tf.get_masks(at_once)
+    assert masks.kept == seen[-1] == 69
+    for path, each in masked_weights(at_once).items():
+        assert not raw(each.variable)[~masks[path]].any(), "pruned weights are zero in memory"
+    rows = pruning.history
+    assert rows
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert rows[-1]["density"] == pytest.approx(69 / 344)
+
+    def kill(epoch, logs):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    def backup():
+        return module.callbacks.BackupAndRestore(str(folder / "backup"))
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, backup(), pruning_by(method), module.callbacks.LambdaCallback(on_epoch_end=kill), epochs=3)
+    fit(resumed, pruning_by(method), backup(), epochs=3)
+    assert force_tf.get_masks(resumed) == masks
+    for one, other in zip(at_once.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
