@@ -14,7 +14,7 @@ REMEMBERING = ("flipout", "greg", "greg_2")
 
 
 def make(module, method):
-    optimizer = module.optimizers.SGD(0.3, momentum=0.9)
+    optimizer = module.optimizers.SGD(0.1, momentum=0.9)
     if METHODS[method].score is None:
         return sparse_model(module, optimizer)
     return force_tf.apply_masks(dense_model(module, optimizer))

@@ -133,6 +133,22 @@ def test_the_swaps_of_granet_go_on_after_its_last_cut():
     assert any(row["grown"] for row in rows if row["step"] > 22)
 
 
+def test_granet_leaves_a_weight_in_a_layer_that_it_would_empty():
+    found = []
+    for floor in (None, 0):
+        model = dense_model(keras, "sgd")
+        model.get_layer("c").set_weights([1e-4 * np.ones((8, 3)), np.zeros(3)])
+        pruned = force_tf.apply_masks(model)
+        pruning = PruneDuringTraining("granet", 0.95, end=3, every=1, min_per_layer=floor, data=(X, Y))
+        pruning.start(pruned, steps=100)
+        for _ in range(3):
+            pruned.optimizer.iterations.assign_add(1)
+            pruning.after_step()
+        found.append(int(force_tf.get_masks(pruned)["c/kernel"].sum()))
+        assert force_tf.get_masks(pruned).kept == 17
+    assert found == [1, 0]
+
+
 def test_nothing_happens_without_swaps_or_cuts(either_keras):
     still, moving = sparse_model(either_keras), sparse_model(either_keras)
     fit(still)

@@ -30,6 +30,8 @@ from helpers.moving_masks import X, Y, dense_model, fit, sparse_model
         ),
         ({"method": force_tf.criteria.SNIP()}, ValueError, r"`data`, .* 'SNIP' takes gradients"),
         ({"method": "set", "scope": "erk"}, ValueError, r"no use for scope. Received: scope='erk'"),
+        ({"method": "set", "min_per_layer": 2}, ValueError, r"no use for min_per_layer. Received: min_per_layer=2"),
+        ({"min_per_layer": -1}, ValueError, r"Received: min_per_layer=-1"),
         ({"scope": "glob"}, ValueError, r"Did you mean 'global'\? Received: scope='glob'"),
         ({"schedule": "qubic"}, ValueError, r"Did you mean 'cubic'\?"),
         ({"swap": 0.3}, TypeError, r"`swap` to be a force_tf.callbacks.Swap. Received: swap=0.3"),
