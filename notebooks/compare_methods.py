@@ -11,7 +11,6 @@ EPOCHS, SEEDS, METHODS = 10, (0, 1, 2), ("random", "magnitude", "snip", "synflow
 
 # %%
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -59,8 +58,7 @@ for name, values in results.items():
 # Where the methods put their weights:
 
 # %%
-force_tf.plots.plot_density(masks)
-plt.show()
+force_tf.plots.plot_density(masks).figure
 
 # %% [markdown]
 # Three seeds on small data tell apart what differs by several standard deviations, and nothing else.

@@ -11,7 +11,6 @@ EPOCHS, STEPS = 12, 60
 
 # %%
 import keras
-import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 
 import force_tf
@@ -50,8 +49,7 @@ masks.summary()
 
 # %%
 chance = force_tf.PruneAtInit("random", sparsity=0.95, seed=0).find_masks(model, verbose=0)
-force_tf.plots.plot_density({"force": masks, "random": chance})
-plt.show()
+force_tf.plots.plot_density({"force": masks, "random": chance}).figure
 
 # %% [markdown]
 # Training works as always; pruned weights stay exactly zero.

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "notebooks"
+# What TensorFlow's C++ side says when it starts, whatever the level of its logs.
+LOGS = re.compile(r"^ +(?:[IWE]\d{4} \d+\.\d+ |WARNING: All log messages before).*\n", re.MULTILINE)
 
 
 def build(source: pathlib.Path) -> None:
@@ -30,6 +33,8 @@ def build(source: pathlib.Path) -> None:
         convert = [sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--execute", "--to=markdown"]
         hidden = "--TagRemovePreprocessor.remove_all_outputs_tags=skip-execution"
         subprocess.run([*convert, hidden, f"--output-dir={PAGES}", notebook], **options)
+    page = PAGES / f"{source.stem}.md"
+    page.write_text(LOGS.sub("", page.read_text()))
 
 
 def main() -> int:

@@ -98,7 +98,11 @@ def _spec(leaf, name: str) -> tf.TensorSpec:
     if dtype.is_floating:
         dtype = tf.float32  # whatever precision the model trains in, the file computes in float32
     elif not (dtype.is_integer or dtype.is_bool):
-        raise ValueError(f"Expected inputs of numbers or booleans. Received: the input {name!r} of dtype {dtype.name}")
+        hint = " (export the part behind the lookup layers, and look strings up in the application)"
+        raise ValueError(
+            f"Expected inputs of numbers or booleans{hint if dtype == tf.string else ''}. "
+            f"Received: the input {name!r} of dtype {dtype.name}"
+        )
     return tf.TensorSpec(leaf.shape, dtype, name)
 
 

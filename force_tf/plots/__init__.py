@@ -1,7 +1,8 @@
 """Plots of masks, of searches for masks, and of what shrinking leaves.
 
 Every function draws into the Matplotlib axes that it is given, or into a new figure that pyplot does not know of, and
-returns the axes: `plot_density(masks).figure.savefig("density.png")`. Matplotlib is an optional dependency, imported
+returns the axes: `plot_density(masks).figure.savefig("density.png")`. A cell of a notebook that ends with
+`plot_density(masks).figure` shows it. Matplotlib is an optional dependency, imported
 when a plot is drawn.
 """
 

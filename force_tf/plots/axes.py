@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,16 @@ def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
             "Expected Matplotlib, which draws the plots; install it with `pip install 'force_tf[plots]'`. "
             "Received: no module named 'matplotlib'."
         ) from None
-    return Figure(figsize=(width, height), layout="constrained", dpi=120).subplots()
+
+    class NotebookFigure(Figure):
+        """A figure that notebooks show where a cell ends with it, which needs no pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return NotebookFigure(figsize=(width, height), layout="constrained", dpi=120).subplots()
 
 
 def layer_axes(ax: Axes | None, layers: int) -> Axes:

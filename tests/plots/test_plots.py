@@ -195,3 +195,7 @@ except ImportError as error:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'force_tf[plots]'" in result.stdout, result.stdout + result.stderr
+
+
+def test_notebooks_show_a_figure():
+    assert plots.plot_density(FIRST).figure._repr_png_().startswith(b"\x89PNG")
