@@ -12,7 +12,19 @@ from typing import Any
 
 from force_tf.support.arguments import one_of
 
-__all__ = ["Levels", "Schedule", "cubic", "densities", "exponential", "get", "halving", "linear", "snip_it"]
+__all__ = [
+    "Levels",
+    "Schedule",
+    "at_end",
+    "constant",
+    "cubic",
+    "densities",
+    "exponential",
+    "get",
+    "halving",
+    "linear",
+    "snip_it",
+]
 
 Schedule = Callable[[int, int, float], float]
 
