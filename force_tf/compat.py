@@ -33,7 +33,8 @@ def check_versions(installed: Mapping[str, str] | None = None) -> None:
             )
         if found >= after:
             warnings.warn(
-                f"force_tf is tested with {need},<{_dotted(after)} and may fail with newer versions. "
+                f"force_tf is tested with {need},<{_dotted(after)} and may fail with newer versions; if it does, "
+                f"run `pip install '{package}<{_dotted(after)}'`. "
                 f"Received: {package} {version}",
                 stacklevel=3,  # the line that imports force_tf
             )

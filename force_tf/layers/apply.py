@@ -147,7 +147,11 @@ def _wrapped_copy(model, weights: list[PrunableWeight]) -> keras.Model | None:
     try:
         return rebuild(model, replacement=_wrapping(model, weights))
     except NotCopyableError as error:
-        warnings.warn(f"The model {model.name!r} is wrapped in place, as it cannot be copied. {error}", stacklevel=3)
+        warnings.warn(
+            "Until `strip_pruning` takes the wrappers off again, "
+            f"the model {model.name!r} is wrapped in place, as it cannot be copied. {error}",
+            stacklevel=3,
+        )
         return None
 
 

@@ -51,7 +51,11 @@ def shrink(model: keras.Model) -> keras.Model:
     wrapped = is_pruned(model)
     cuts = _cuts(model, wrapped)
     if not cuts:
-        warnings.warn(f"Every channel of the model {model.name!r} is needed: it comes back as it is.", stacklevel=2)
+        warnings.warn(
+            f"Every channel of the model {model.name!r} is needed: it comes back as it is. Prune whole channels, by "
+            "`granularity='channel'`, or more weights.",
+            stacklevel=2,
+        )
     return changed_copy(model, _cut_masks(model, cuts), cuts) if wrapped else rebuild(model, changes=cuts)
 
 

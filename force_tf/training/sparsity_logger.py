@@ -141,7 +141,8 @@ class SparsityLogger(keras.callbacks.Callback):
             if counts[name]:
                 where = ", ".join(f"{count} in {path!r}" for path, count in by_path.items() if count)
                 warnings.warn(
-                    f"Expected pruned weights and their gradients to be exactly zero. Received: {name}: {where}",
+                    "Expected pruned weights and their gradients to be exactly zero; look for code that assigns "
+                    f"weights past the layers, or changes gradients after the tape. Received: {name}: {where}",
                     stacklevel=2,
                 )
         return counts
