@@ -20,7 +20,7 @@ from force_tf.version import __version__  # noqa: E402
 if TYPE_CHECKING:
     from force_tf import callbacks, channels, criteria, plots, schedules
     from force_tf.cost.flops import count_flops
-    from force_tf.export import benchmark_tflite, check_tflite, evaluate_tflite, export_tflite
+    from force_tf.export import benchmark_tflite, check_tflite, evaluate_tflite, export_tflite, sparse_kernel_layers
     from force_tf.masks import Masks
     from force_tf.models.collapse import CollapsedError, ConstantOutputWarning, LayerCollapseWarning
     from force_tf.models.layer_kinds import register_layer, register_prunable
@@ -55,6 +55,7 @@ __all__ = [
     "schedules",
     "shrink",
     "shrink_report",
+    "sparse_kernel_layers",
     "strip_pruning",
 ]
 
@@ -76,6 +77,7 @@ _HOMES = {
     "register_prunable": "force_tf.models.layer_kinds",
     "shrink": "force_tf.shrinking",
     "shrink_report": "force_tf.shrinking",
+    "sparse_kernel_layers": "force_tf.export",
 }
 
 

@@ -20,7 +20,9 @@ from force_tf.models.paths import layers_by_path, split_path, unwrapped, walk_la
 from force_tf.models.weights import weight_variable
 
 
-def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None) -> int:
+def count_flops(
+    model: keras.Model, masks: Mapping[str, Any] | None = None, *, sparse_kernels: bool = False
+) -> int:
     """Returns how many multiply-adds a model takes for one sample, in inference.
 
     One multiply-add counts once, as in papers on pruning; TensorFlow's profiler counts it as two operations. What is
@@ -34,6 +36,10 @@ def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None) -> i
         model: A built Functional or Sequential model of either Keras, whose inputs have a fixed size.
         masks: Masks of weights of the model: a pruned weight then takes no multiply-add. None: those of a model wrapped
             by `apply_masks`, else none. Weights without a mask count in full; with an empty mapping, all do.
+        sparse_kernels: Whether to count what a phone takes that runs the file of `export_tflite(...,
+            sparse_kernels=True)`: pruned weights save multiply-adds in the layers of `sparse_kernel_layers` alone, and
+            only where more than two thirds of the weights of these are pruned. With masks None, the zeros of a model
+            without wrappers count as pruned. The model is converted to find out, which takes some seconds.
 
     Returns:
         The number of multiply-adds. A runtime that multiplies by the zeros of a masked model takes those of the model
@@ -54,7 +60,7 @@ def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None) -> i
     >>> count_flops(model)  # 8 * 8 positions, kernel of 3 * 3 * 3 * 4 weights
     6912
     """
-    counted = count_layers(model, masks)
+    counted = count_layers(model, _seen_by_phones(model, masks) if sparse_kernels else masks)
     if counted.unknown:
         layers = ", ".join(f"{path} ({kind})" for path, kind in counted.unknown.items())
         warnings.warn(
@@ -63,6 +69,27 @@ def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None) -> i
             stacklevel=2,
         )
     return sum(counted.layers.values())
+
+
+def _seen_by_phones(model: Any, masks: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """Returns the masks of the weights of which a phone leaves the zeros out."""
+    from force_tf.export.sparse_layers import sparse_kernel_layers  # with what only an export needs
+
+    check_model(model)
+    paths = sparse_kernel_layers(model).paths
+    layers = layers_by_path(model)
+    if masks is None and is_pruned(model):
+        masks = get_masks(model)
+    found = {}
+    for path in paths:
+        layer, attribute = split_path(path)
+        weight = weight_variable(layers[layer], attribute)
+        if masks is None:
+            found[path] = np.asarray(weight) != 0
+        else:
+            found[path] = np.asarray(masks[path]) if path in masks else np.ones(tuple(weight.shape), bool)
+    zeros, size = sum(int(np.sum(~mask)) for mask in found.values()), sum(mask.size for mask in found.values())
+    return found if 3 * zeros > 2 * size else {}
 
 
 @dataclasses.dataclass(frozen=True)

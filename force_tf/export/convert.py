@@ -126,7 +126,7 @@ def convert_with_reference(model: keras.Model, signature: Signature, quantizatio
     dense_values = refilled(values, [_plain_name(variable) for variable in array_variables(model)])
     in_floats = Quantization(select_tf_ops=quantization.select_tf_ops)
     # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the pruned file.
-    reference, signature = _convert_dense(model, signature, dense_values, in_floats)
+    reference, signature = convert_for_any_batch(model, signature, dense_values, in_floats)
     loops = _CRASHING.intersection(flatbuffer.count_operations(flatbuffer.parse(reference)))
     if quantization.calibration is not None and loops:
         raise ValueError(
@@ -146,7 +146,10 @@ def _plain_name(variable) -> str:
     return variable.name.rpartition("/")[-1].partition(":")[0]
 
 
-def _convert_dense(model, signature: Signature, values, quantization: Quantization) -> tuple[bytes, Signature]:
+def convert_for_any_batch(
+    model: keras.Model, signature: Signature, values: Sequence[np.ndarray], quantization: Quantization = Quantization()
+) -> tuple[bytes, Signature]:
+    """Converts a model as `convert` does; the batch size becomes 1 where TFLite cannot express it otherwise."""
     try:
         return convert(model, signature, values, quantization), signature
     except ValueError:

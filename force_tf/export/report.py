@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from force_tf.export.check import on_arm
+from force_tf.export.multiply_adds import MultiplyAdds
 from force_tf.export.sparse_kernels import Cluster
 from force_tf.support.files import atomic_file
 from force_tf.support.tables import aligned
@@ -70,6 +71,10 @@ class TFLiteReport:
         tensors: The weight tensors, read back from the file.
         clusters: What the runtime of a phone may compute with sparse kernels, and whether it does; see `check_tflite`.
         prevented: What would have come out wrong there, and why; other paddings keep it from the sparse kernels.
+        rewrites: What was rewritten in the graph for phones' sparse kernels, and how often; the outputs are the same.
+        sparse_kernels: What was done about these kernels, what it brings, or what stands in the way, in a sentence.
+        multiply_adds: Those of a batch: `dense`, what a runtime takes that multiplies by zeros; `on_phones`, where
+            sparse kernels leave them out; `with_sparse_kernels`, the part of `dense` that these run. None if unknown.
         verified_on: The processors on which the file's outputs were compared with the Keras model's: that of this
             machine, and the emulated ones of `verify_on=`.
     """
@@ -94,6 +99,9 @@ class TFLiteReport:
     tensors: tuple[StoredTensor, ...]
     clusters: tuple[Cluster, ...] = ()
     prevented: tuple[Cluster, ...] = ()
+    rewrites: dict[str, int] = dataclasses.field(default_factory=dict)
+    sparse_kernels: str = ""
+    multiply_adds: MultiplyAdds | None = None
     verified_on: tuple[str, ...] = ()
 
     @property
@@ -179,11 +187,16 @@ class TFLiteReport:
             ("operations", ", ".join(f"{count} {name}" for name, count in self.operations.items())),
             ("verified on", ", ".join(self.verified_on) or "no processor"),
         ]
-        return [*facts, ("on Arm", on_arm(self.clusters))] if self.sparse else facts
+        facts += [("on Arm", on_arm(self.clusters))] * self.sparse
+        counts = self.multiply_adds
+        if counts is not None and counts.with_sparse_kernels:
+            facts.append(("multiply-adds", f"{counts.dense:,} on a PC, {counts.on_phones:,} with sparse kernels"))
+        return facts
 
     def _faults(self) -> list[tuple[str, str]]:
         """What a user must know of the file, or would not expect in it."""
-        facts = [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]
+        facts = [("sparse kernels", self.sparse_kernels)] * bool(self.sparse_kernels)
+        facts += [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]
         return facts if self.failure is None else [*facts, ("does not load", self.failure)]
 
     def _tensor_table(self) -> str:

@@ -64,19 +64,25 @@ class Reader:
 
 
 def encode(
-    content: bytes, refuse: Callable[[Weight, list[Reader]], str | None] = lambda weight, readers: None
+    content: bytes,
+    refuse: Callable[[Weight, list[Reader]], str | None] = lambda weight, readers: None,
+    *,
+    at_least_one: bool = False,
 ) -> tuple[bytes, list[str]]:
     """Encodes sparsely what becomes smaller by it.
 
     Args:
         content: A TFLite file whose tensors are all dense.
         refuse: Given a weight and what reads it, returns why it must stay dense, or None.
+        at_least_one: Whether to encode the kernel of a convolution for which that costs least, if none gets smaller:
+            phones' sparse kernels want one.
 
     Returns:
         The new file, and for each weight, in the order of `flatbuffer.weights_of`, why it is stored as it is.
     """
     model = flatbuffer.parse(content)
     reasons = []
+    spare: list[tuple[int, int, Weight, np.ndarray, Layout]] = []
     for weight in list(flatbuffer.weights_of(model)):
         dense_bytes = weight.size * weight.dtype.itemsize
         kept = weight.nonzero
@@ -85,6 +91,8 @@ def encode(
         layout = best_layout(kept, weight.dtype.itemsize)
         if layout is None or layout.bytes + _OVERHEAD >= dense_bytes:
             reasons.append("sparse would be no smaller")
+            if layout is not None and weight.dtype.kind == "f" and not kept.all():
+                spare.append((layout.bytes - dense_bytes, len(reasons) - 1, weight, kept, layout))
         elif weight.zero:
             reasons.append(f"zero is stored as {weight.zero}, but what is left out reads as 0")
         else:
@@ -93,7 +101,15 @@ def encode(
             refusal = "an output of the file" if is_output else refuse(weight, readers)
             if refusal is None:
                 _encode(model, weight, kept, layout)
+                at_least_one = at_least_one and weight.dtype.kind != "f"
             reasons.append(refusal or f"{layout.bytes:,} instead of {dense_bytes:,} bytes")
+    if at_least_one:
+        for _, number, weight, kept, layout in sorted(spare, key=lambda item: item[:2]):
+            readers = readers_of(model, weight.graph, weight.index)
+            if {reader.name for reader in readers} == {"CONV_2D"} and refuse(weight, readers) is None:
+                _encode(model, weight, kept, layout)
+                reasons[number] = "one sparse tensor turns sparse kernels on"
+                break
     flatbuffer.drop_unused_buffers(model)
     return flatbuffer.serialize(model), reasons
 

@@ -44,6 +44,7 @@ class Cluster:
         reasons: Why it is wrong, or off.
         weights: The size of the kernels of its 1x1 convolutions.
         zeros: How many of these weights are zero.
+        products: The operations that multiply with these weights, by their numbers in the subgraph.
     """
 
     graph: int
@@ -53,11 +54,17 @@ class Cluster:
     reasons: tuple[str, ...]
     weights: int
     zeros: int
+    products: tuple[int, ...]
 
 
-def clusters_of(model: schema.ModelT) -> list[Cluster]:
-    """Returns the clusters of a parsed file that begin as the sparse kernels need it."""
-    clusters, sparse = [], stores_sparsely(model)
+def clusters_of(model: schema.ModelT, sparse: bool | None = None) -> list[Cluster]:
+    """Returns the clusters of a parsed file that begin as the sparse kernels need it.
+
+    Args:
+        model: The file.
+        sparse: Whether to take it that a weight of the file is stored sparsely. None: look.
+    """
+    clusters, sparse = [], stores_sparsely(model) if sparse is None else sparse
     for number, graph in enumerate(model.subgraphs):
         readings = [graph_of(model, graph, doubtful=doubtful, split=split) for doubtful, split in _READINGS]
         if any(node.role == "entry" for node in readings[0].nodes):
@@ -107,6 +114,7 @@ def _settled(number: int, readings: Sequence[Sequence[_Found]]) -> list[Cluster]
                 reasons=tuple(dict.fromkeys(worst.reasons)),
                 weights=worst.weights,
                 zeros=worst.zeros,
+                products=tuple(sorted(node.position for node in worst.nodes if node.kernel)),
             )
         )
     return clusters

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
-
 from force_tf.export import flatbuffer
-from force_tf.export.flatbuffer import made
-from force_tf.export.sparse_kernels import WRONG, Cluster, clusters_of, stores_sparsely
+from force_tf.export.editing import add_paddings, add_value, pad_shape
+from force_tf.export.sparse_kernels import SPARSE, WRONG, Cluster, clusters_of, stores_sparsely
 from force_tf.models.keras_internals.tflite_schema import schema
 
 
-def kept_right(content: bytes) -> tuple[bytes, tuple[Cluster, ...]]:
+def kept_right(content: bytes, *, off: bool = False) -> tuple[bytes, tuple[Cluster, ...]]:
     """Returns a TFLite file that computes the same on Arm, and the clusters that would not have.
 
     Their first convolution is the only way into a cluster, and is none if its paddings are not all 1. So it gets
     others: of what is padded below and on the right, an even image needs nothing, and an odd one does not notice a
     second row or column. Where the size of the image may vary, what is padded before the image and behind it is padded
     by two operations, of which the runtime draws one into the convolution. Every output stays what it was.
+
+    Args:
+        content: A TFLite file.
+        off: Whether to keep clusters from the sparse kernels that would come out right.
     """
     model = flatbuffer.parse(content)
     if not stores_sparsely(model):
         return content, ()
     changed: list[Cluster] = []
-    while wrong := [cluster for cluster in clusters_of(model) if cluster.verdict == WRONG]:
-        for cluster in wrong:
+    unwanted = (WRONG, SPARSE) if off else (WRONG,)
+    while found := [cluster for cluster in clusters_of(model) if cluster.verdict in unwanted]:
+        for cluster in found:
             graph = model.subgraphs[cluster.graph]
             for convolution in [graph.operators[position] for position in cluster.entries]:
                 _pad_otherwise(model, graph, convolution)
-        changed += wrong
-    return (flatbuffer.serialize(model) if changed else content), tuple(changed)
+        changed += found
+    wrong = tuple(cluster for cluster in changed if cluster.verdict == WRONG)
+    return (flatbuffer.serialize(model) if changed else content), wrong
 
 
 def _pad_otherwise(model: schema.ModelT, graph: schema.SubGraphT, convolution: schema.OperatorT) -> None:
@@ -51,8 +55,8 @@ def _pad_otherwise(model: schema.ModelT, graph: schema.SubGraphT, convolution: s
     else:
         ends = [end or 1 for end in ends]
         ends = [ends[0], 1] if ends[0] == 2 else ends
-    pad.inputs = [pad.inputs[0], _paddings(model, graph, [(1, ends[0]), (1, ends[1])])]
-    _resize(graph.tensors[pad.outputs[0]], image, [1 + end for end in ends])
+    pad.inputs = [pad.inputs[0], add_paddings(model, graph, [(1, ends[0]), (1, ends[1])])]
+    pad_shape(graph.tensors[pad.outputs[0]], image, [1 + end for end in ends])
 
 
 def _end(size: int) -> int | None:
@@ -69,33 +73,12 @@ def _split(model: schema.ModelT, graph: schema.SubGraphT, position: int) -> None
     pad = graph.operators[position]
     between = pad.outputs[0]
     image, middle = graph.tensors[pad.inputs[0]], graph.tensors[between]
-    graph.tensors.append(copy.copy(middle))
-    last = len(graph.tensors) - 1
-    graph.tensors[last].buffer = flatbuffer.add_buffer(model)
-    _resize(middle, image, (1, 1))
+    last = add_value(model, graph, between, "")
+    pad_shape(middle, image, (1, 1))
     middle.name = (middle.name or b"pad") + b"/before"
     for operator in graph.operators:
         operator.inputs = [last if index == between else index for index in operator.inputs]
     second = copy.copy(pad)
-    second.inputs, second.outputs = [between, _paddings(model, graph, [(0, 1), (0, 1)])], [last]
-    pad.inputs = [pad.inputs[0], _paddings(model, graph, [(1, 0), (1, 0)])]
+    second.inputs, second.outputs = [between, add_paddings(model, graph, [(0, 1), (0, 1)])], [last]
+    pad.inputs = [pad.inputs[0], add_paddings(model, graph, [(1, 0), (1, 0)])]
     graph.operators.insert(position + 1, second)
-
-
-def _paddings(model: schema.ModelT, graph: schema.SubGraphT, sizes: list[tuple[int, int]]) -> int:
-    """Adds a constant tensor of paddings of height and width; returns its number."""
-    values = np.array([(0, 0), *sizes, (0, 0)], "int32")
-    buffer = flatbuffer.add_buffer(model, values.view(np.uint8).ravel())
-    kind = schema.TensorType.INT32
-    tensor = made(schema.TensorT, shape=[4, 2], type=kind, buffer=buffer, name=b"paddings", hasRank=True)
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
-def _resize(tensor: schema.TensorT, image: schema.TensorT, more: tuple[int, int]) -> None:
-    """Gives a tensor the shape of an image with more rows and columns."""
-    (batch, height, width, channels), signature = map(int, image.shape), image.shapeSignature
-    tensor.shape = [batch, height + more[0], width + more[1], channels]
-    if signature is not None:
-        sizes = [size if size < 0 else size + extra for size, extra in zip(map(int, signature[1:3]), more)]
-        tensor.shapeSignature = [int(signature[0]), *sizes, int(signature[3])]

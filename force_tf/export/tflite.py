@@ -15,6 +15,7 @@ import numpy as np
 from force_tf.export import flatbuffer
 from force_tf.export.convert import QUANTIZATIONS, Converted, Quantization, convert_with_reference, in_float32
 from force_tf.export.encoding import Encoded, encode_and_run
+from force_tf.export.multiply_adds import multiply_adds
 from force_tf.export.processors import Processor, processors_in
 from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.samples import Signature, flat_samples, random_samples, signature_of
@@ -45,6 +46,7 @@ def export_tflite(
     quantize: str | None = None,
     representative_data: Any = None,
     sparse: bool | str = "auto",
+    sparse_kernels: bool | str = "auto",
     verify_data: Any = None,
     tolerance: float | None = None,
     allow_select_tf_ops: bool = False,
@@ -62,8 +64,9 @@ def export_tflite(
     the next: call the interpreter's `reset_all_variables()` between sequences.
     Stateful layers keep their states in the file, which begins with zeros: make a new interpreter to begin anew.
 
-    Phones compute some sparse files with kernels of their own, and some of those wrongly, which no run on a PC with AVX
-    shows. The file is checked against the rules that tell (see `check_tflite`). Where a part of it would come out
+    Phones compute some sparse files with kernels of their own, which leave zeros out, and some of those wrongly, which
+    no run on a PC with AVX shows. `sparse_kernels` rewrites the file's graph, which computes what it did, so that they
+    take it. Every file is checked against the rules that tell (see `check_tflite`). Where a part of it would come out
     wrong, the paddings of its first convolution are written otherwise, which keeps that part from these kernels and
     changes no output, and the report says why.
 
@@ -85,6 +88,13 @@ def export_tflite(
             cannot run most sparse 8-bit tensors. True does so wherever it makes the file smaller, with a warning if the
             default interpreter cannot load that file. False never does, as TFLite Micro needs it. On a PC the
             runtime is hardly ever faster for it: `benchmark_tflite` tells.
+        sparse_kernels: Whether phones are to run the file with kernels that leave out the zeros of 1x1 convolutions; see
+            `sparse_kernel_layers`. They need more than two thirds of these weights to be zero, and float32 or float16.
+            True: all that this network needs is rewritten in the file (images and kernels flipped, paddings explicit,
+            constants in place, gates where a map leaves), or an error says what stands in the way. False: nothing is,
+            and the file stays with its other kernels. "auto": as True where at least half of the multiply-adds would
+            run so and no gates are needed, which costs next to nothing on other processors; else nothing is rewritten,
+            and the report says what True would bring.
         verify_data: Inputs on which to compare the file with the model, in any form that `fit` takes, with or without
             targets; up to 1000 samples are used. None: `representative_data`, or else eight random samples.
         tolerance: The largest absolute output difference to accept. None: a thousandth of the largest output in
@@ -117,6 +127,7 @@ def export_tflite(
     keras_models.check_model(model)
     _check_arguments(quantize, sparse, tolerance)
     one_of("verbose", verbose, (0, 1, 2))
+    _check_sparse_kernels(sparse_kernels, sparse, quantize)
     processors = processors_in(verify_on)
     calibration = _calibration(model, quantize, representative_data)
     samples = calibration if verify_data is None else first_inputs(verify_data, _VERIFY_SAMPLES)
@@ -131,7 +142,7 @@ def export_tflite(
             plain = in_float32(plain)
             expected = keras_outputs(plain, signature, arrays)
             converted = convert_with_reference(plain, signature, quantization)
-        encoded = encode_and_run(converted, sparse, arrays, expected)
+        encoded = encode_and_run(converted, sparse, arrays, expected, sparse_kernels)
         if encoded.comparison is not None:
             _check_outputs(encoded.comparison, tolerance, quantize, largest(expected))
         verified = [] if encoded.failure is not None else processors
@@ -155,6 +166,23 @@ def _check_arguments(quantize, sparse, tolerance) -> None:
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and tolerance >= 0):
         raise ValueError(
             f"Expected `tolerance` to be None or a number of at least 0. Received: tolerance={tolerance!r}"
+        )
+
+
+def _check_sparse_kernels(sparse_kernels, sparse, quantize) -> None:
+    if not (isinstance(sparse_kernels, bool) or sparse_kernels == "auto"):
+        raise ValueError(
+            f"Expected `sparse_kernels` to be True, False or 'auto'. Received: sparse_kernels={sparse_kernels!r}"
+        )
+    if sparse_kernels is True and quantize not in (None, "float16"):
+        raise ValueError(
+            "Expected quantize=None or 'float16' with sparse_kernels=True: integers have no sparse kernels. "
+            f"Received: quantize={quantize!r}"
+        )
+    if sparse_kernels is True and sparse is False:
+        raise ValueError(
+            "Expected sparse='auto' or True with sparse_kernels=True: a weight that is stored sparsely turns them on. "
+            "Received: sparse=False"
         )
 
 
@@ -217,6 +245,7 @@ def _warning(report: TFLiteReport) -> str:
 def _report(path: str, converted: Converted, encoded: Encoded, samples: int, processors: Sequence[str]) -> TFLiteReport:
     content, reference = encoded.content, converted.reference
     model = flatbuffer.parse(content)
+    clusters = tuple(clusters_of(model))
     comparison = encoded.comparison or Comparison(None, None, None)
     return TFLiteReport(
         path=path,
@@ -249,8 +278,11 @@ def _report(path: str, converted: Converted, encoded: Encoded, samples: int, pro
             )
             for weight, reason in zip(flatbuffer.weights_of(model), encoded.reasons, strict=True)
         ),
-        clusters=tuple(clusters_of(model)),
+        clusters=clusters,
         prevented=encoded.prevented,
+        rewrites=encoded.rewrites,
+        sparse_kernels=encoded.sparse_kernels,
+        multiply_adds=multiply_adds(model, clusters),
         verified_on=(*([platform.machine()] if encoded.comparison is not None else []), *processors),
     )
 
