@@ -20,9 +20,7 @@ from force_tf.models.paths import layers_by_path, split_path, unwrapped, walk_la
 from force_tf.models.weights import weight_variable
 
 
-def count_flops(
-    model: keras.Model, masks: Mapping[str, Any] | None = None, *, sparse_kernels: bool = False
-) -> int:
+def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None, *, sparse_kernels: bool = False) -> int:
     """Returns how many multiply-adds a model takes for one sample, in inference.
 
     One multiply-add counts once, as in papers on pruning; TensorFlow's profiler counts it as two operations. What is

@@ -1,4 +1,4 @@
-"""Changes to the graph of a parsed TFLite file: new constants, values and operations, and what nothing reads any more."""
+"""Changes to the graph of a parsed TFLite file: what is added, and what nothing reads any more."""
 
 from __future__ import annotations
 

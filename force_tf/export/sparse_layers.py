@@ -78,8 +78,8 @@ def sparse_kernel_layers(model: keras.Model) -> SparseKernelLayers:
     """Tells which layers of a model phones can run sparsely, once most of their weights are pruned.
 
     On Arm the stock TFLite runtime has kernels for 1x1 convolutions that leave zeros out, at any places, not just in
-    blocks. They take what follows a 3x3 convolution of stride 2 on 3 channels, as far as it consists of 1x1 and depthwise
-    convolutions, additions, gates and activations, where more than two thirds of the 1x1 kernels' weights are zero.
+    blocks. They take what follows a 3x3 convolution of stride 2 on 3 channels, as far as it consists of 1x1 and
+    depthwise convolutions, additions, gates and activations, where more than two thirds of the 1x1 weights are zero.
     `export_tflite(..., sparse_kernels=True)` rewrites the graph so that they take it. A dense copy of the model, with
     random weights, is converted to find out, which takes some seconds.
 

@@ -88,13 +88,13 @@ def export_tflite(
             cannot run most sparse 8-bit tensors. True does so wherever it makes the file smaller, with a warning if the
             default interpreter cannot load that file. False never does, as TFLite Micro needs it. On a PC the
             runtime is hardly ever faster for it: `benchmark_tflite` tells.
-        sparse_kernels: Whether phones are to run the file with kernels that leave out the zeros of 1x1 convolutions; see
-            `sparse_kernel_layers`. They need more than two thirds of these weights to be zero, and float32 or float16.
-            True: all that this network needs is rewritten in the file (images and kernels flipped, paddings explicit,
-            constants in place, gates where a map leaves), or an error says what stands in the way. False: nothing is,
-            and the file stays with its other kernels. "auto": as True where at least half of the multiply-adds would
-            run so and no gates are needed, which costs next to nothing on other processors; else nothing is rewritten,
-            and the report says what True would bring.
+        sparse_kernels: Whether phones are to run the file with kernels that leave out the zeros of 1x1 convolutions
+            (see `sparse_kernel_layers`). They need more than two thirds of these weights to be zero, in float32 or
+            float16. True: all that this network needs is rewritten in the file (images and kernels flipped, paddings
+            explicit, constants in place, gates where a map leaves), or an error says what stands in the way. False:
+            nothing is, and the file stays with its other kernels. "auto": as True where at least half of the
+            multiply-adds would run so and no gates are needed, which costs next to nothing on other processors; else
+            nothing is rewritten, and the report says what True would bring.
         verify_data: Inputs on which to compare the file with the model, in any form that `fit` takes, with or without
             targets; up to 1000 samples are used. None: `representative_data`, or else eight random samples.
         tolerance: The largest absolute output difference to accept. None: a thousandth of the largest output in

@@ -187,7 +187,9 @@ def test_what_stands_in_the_way_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"they cannot: CONV_2D 'wide_stem/kernel' is no 3x3 convolution of stride 2"):
         export(model, tmp_path, sparse_kernels=True)
     assert "wide_stem" in export(model, tmp_path).sparse_kernels
-    with pytest.raises(ValueError, match=r"no more than two thirds .* The most are missing in .*conv2d.*/kernel \(50%\)"):
+    with pytest.raises(
+        ValueError, match=r"no more than two thirds .* The most are missing in .*conv2d.*/kernel \(50%\)"
+    ):
         export(network("even", zeros=0.5), tmp_path, sparse_kernels=True)
 
 
@@ -201,7 +203,8 @@ def test_layers_to_prune_for_phones(either_keras):
     layers = force_tf.sparse_kernel_layers(model)
     names = [layer.name for layer in model.layers if getattr(layer, "kernel_size", 0) == (1, 1)]
     assert list(layers) == [f"{name}/kernel" for name in names if name != "classes"]
-    assert len(layers) == 4 and "classes/kernel" not in layers
+    assert len(layers) == 4
+    assert "classes/kernel" not in layers
     assert layers.blocked["classes/kernel"] in str(layers)
     assert layers.rewrites == EXPECTED["1x1 convolution at the end"]
     # As in `test_multiply_adds_by_hand`; the last layer is as large as the Dense one there.

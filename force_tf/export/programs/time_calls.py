@@ -2,8 +2,9 @@
 
     python -P time_calls.py '{"path": "model.tflite", "threads": 1, "runs": 50, "delegate": true}'
 
-It prints a line of JSON: the "runtime", and either "milliseconds" (of each call) and "peak_memory" (in bytes, null
-where the system does not tell), or the "failure" in the runtime's words. `benchmark_tflite` reads that line.
+It prints a line of JSON: the "runtime", and either "milliseconds" (of each call), "processor_milliseconds" (those that
+the processor worked for it) and "peak_memory" (in bytes, null where the system does not tell), or the "failure" in the
+runtime's words. `benchmark_tflite` reads that line.
 
 TensorFlow takes more memory than most files, so it is imported only where LiteRT is missing, and force_tf, which
 imports it, never.
@@ -22,7 +23,7 @@ import numpy as np
 _WARM_UP = 5
 
 
-def measure(path: str, threads: int, runs: int, delegate: bool) -> dict[str, Any]:
+def measure(path: str, threads: int, runs: int, delegate: bool, warm_up: int = _WARM_UP) -> dict[str, Any]:
     """Returns what the program prints.
 
     Args:
@@ -30,6 +31,7 @@ def measure(path: str, threads: int, runs: int, delegate: bool) -> dict[str, Any
         threads: The number of threads that the interpreter may use.
         runs: The number of calls to time.
         delegate: Whether the runtime may hand operations to its default delegate, XNNPACK.
+        warm_up: The number of calls before these.
     """
     Interpreter, OpResolverType, runtime = _runtime()  # noqa: N806 (classes)
     resolver = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -37,11 +39,12 @@ def measure(path: str, threads: int, runs: int, delegate: bool) -> dict[str, Any
     before = _peak_memory()
     try:
         model = Interpreter(model_path=path, num_threads=threads, experimental_op_resolver_type=resolver)
-        milliseconds = _time_calls(model, runs, rng)
+        milliseconds, processor = _time_calls(model, warm_up, runs, rng)
     except (RuntimeError, ValueError) as error:
         return {"runtime": runtime, "failure": " ".join(str(error).split())}
     growth = None if before is None else _peak_memory() - before
-    return {"runtime": runtime, "milliseconds": milliseconds, "peak_memory": growth}
+    times = {"milliseconds": milliseconds, "processor_milliseconds": processor}
+    return {"runtime": runtime, **times, "peak_memory": growth}
 
 
 def _runtime() -> tuple[Any, Any, str]:
@@ -55,19 +58,20 @@ def _runtime() -> tuple[Any, Any, str]:
     return Interpreter, OpResolverType, f"ai-edge-litert {ai_edge_litert.__version__}"
 
 
-def _time_calls(model: Any, runs: int, rng: np.random.Generator) -> list[float]:
+def _time_calls(model: Any, warm_up: int, runs: int, rng: np.random.Generator) -> tuple[list[float], list[float]]:
     model.allocate_tensors()
     for details in model.get_input_details():
         shape, dtype = details["shape"], details["dtype"]
         floating = np.issubdtype(dtype, np.floating)
         value = rng.standard_normal(shape, "float32") if floating else np.zeros(shape, dtype)
         model.set_tensor(details["index"], value.astype(dtype, copy=False))
-    times = []
-    for _ in range(_WARM_UP + runs):
-        start = time.perf_counter()
+    times, processor = [], []
+    for _ in range(warm_up + runs):
+        start, worked = time.perf_counter(), time.process_time()
         model.invoke()
         times.append(1000 * (time.perf_counter() - start))
-    return times[_WARM_UP:]
+        processor.append(1000 * (time.process_time() - worked))
+    return times[warm_up:], processor[warm_up:]
 
 
 def _peak_memory() -> int | None:

@@ -59,7 +59,9 @@ def _rewrite(model: schema.ModelT, graph: schema.SubGraphT, plan: Plan) -> dict[
         return origin(operator) in plan.inside
 
     done = {
-        "mean that keeps its axes": keep_axes(model, graph, lambda each: inside(each) and each.origin not in plan.ended),
+        "mean that keeps its axes": keep_axes(
+            model, graph, lambda each: inside(each) and each.origin not in plan.ended
+        ),
         "mean that loses its axes": drop_axes(model, graph, lambda each: origin(each) in plan.ended),
         "constant put first": put_constants_first(model, graph, inside),
         "explicit padding": pad_explicitly(model, graph, plan.flipped, inside),

@@ -86,7 +86,11 @@ def _means(graph: Graph) -> list[schema.OperatorT]:
     found = []
     for operator, name in zip(graph.graph.operators, graph.names):
         axes = graph.integers(operator.inputs[1]) if name in ("MEAN", "SUM") else None
-        if axes is not None and graph.rank(operator.inputs[0]) == 4 and sorted(int(axis) % 4 for axis in axes) == [1, 2]:
+        if (
+            axes is not None
+            and graph.rank(operator.inputs[0]) == 4
+            and sorted(int(axis) % 4 for axis in axes) == [1, 2]
+        ):
             found.append(operator)
     return found
 

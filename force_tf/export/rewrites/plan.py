@@ -132,9 +132,8 @@ class _Search:
     def _followed(self) -> dict[int, Node]:
         inside: dict[int, Node] = {}
         for node in self._graph.nodes:
-            if node.role == "entry" and node.number not in self._excluded:
-                inside[node.number] = node
-            elif self._why_not(node, inside) is None:
+            enters = node.role == "entry" and node.number not in self._excluded
+            if enters or self._why_not(node, inside) is None:
                 inside[node.number] = node
         return inside
 

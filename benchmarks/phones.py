@@ -1,0 +1,170 @@
+"""Prints the table of docs/edge.md on phones: the work of sparse files on emulated Arm and without AVX.
+
+    python benchmarks/phones.py --output=phones.jsonl --emulators=.emulators
+
+Networks of `keras.applications` with random weights, and a detector: dense, with random zeros in the layers that
+`sparse_kernel_layers` names, and dense in 8 bits. Each file runs on emulated processors, which
+`tools/setup_emulators.py` sets up first where they are missing (Debian, root), and on this machine. An emulator
+computes vector instructions one by one: its times tell which of two files does less work, not what a phone needs. Times
+are of the processor, the least of some calls, so that other work on the machine matters little. What --output holds is
+not measured again.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
+
+import keras
+import numpy as np
+from absl import app, flags
+from batch_statistics import set_statistics
+
+import force_tf
+from force_tf.export.processors import processors_in
+from force_tf.export.programs.child import run_program
+
+layers = keras.layers
+APPLICATIONS = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
+DETECTOR = "detector on MobileNetV2"
+_THIS = "this machine"
+
+_NETWORKS = flags.DEFINE_list("networks", [*APPLICATIONS, DETECTOR], "Networks to measure.")
+_SIZES = flags.DEFINE_list("sizes", ["96"], "Heights and widths of their images.")
+_SPARSITIES = flags.DEFINE_list("sparsities", ["0.9", "0.7", "0.8", "0.95"], "Fractions of the weights to remove.")
+_FLOAT16 = flags.DEFINE_bool("float16", True, "Whether to measure files of 16 bits too, at the first sparsity.")
+_INT8 = flags.DEFINE_bool("int8", True, "Whether to measure dense files of 8 bits too.")
+_EMULATORS = flags.DEFINE_string("emulators", ".emulators", "The folder of emulated processors; empty: none.")
+_OUTPUT = flags.DEFINE_string("output", "phones.jsonl", "A file with a line for each network and variant.")
+_RUNS = flags.DEFINE_integer("runs", 3, "Timed calls of each file on an emulated processor.", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    folder = _EMULATORS.value or None
+    if folder is not None:
+        tool = pathlib.Path(__file__).resolve().parents[1] / "tools" / "setup_emulators.py"
+        subprocess.run([sys.executable, str(tool), folder], check=True)
+    output = pathlib.Path(_OUTPUT.value)
+    rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    variants = [(None, 0.0)] + [(None, float(sparsity)) for sparsity in _SPARSITIES.value]
+    variants += [("float16", float(_SPARSITIES.value[0]))] * _FLOAT16.value + [("int8", 0.0)] * _INT8.value
+    # The most telling ones of all networks first.
+    for quantize, sparsity in variants:
+        for name in _NETWORKS.value:
+            for size in map(int, _SIZES.value):
+                key = {"network": name, "size": size, "quantize": quantize, "sparsity": sparsity}
+                if any(key.items() <= row.items() for row in rows):
+                    continue
+                rows.append(key | measure(name, size, quantize, sparsity, folder))
+                with output.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+                keras.backend.clear_session()
+                gc.collect()
+    packages = ("tensorflow", "keras", "ai-edge-litert")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n")
+    print(table(rows))
+
+
+def build(name: str, size: int) -> keras.Model:
+    """Returns a network with random weights."""
+    keras.utils.set_random_seed(0)
+    if name == DETECTOR:
+        return detector(size)
+    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classifier_activation=None)
+
+
+def detector(size: int) -> keras.Model:
+    """Returns boxes and classes from two maps of a MobileNetV2, as an SSDLite head has them."""
+    backbone = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(size, size, 3))
+    maps = [backbone.get_layer(name).output for name in ("block_13_expand_relu", "out_relu")]
+    outputs = []
+    for what, channels in (("boxes", 24), ("classes", 126)):
+        flat = []
+        for number, x in enumerate(maps):
+            x = layers.DepthwiseConv2D(3, padding="same", activation="relu6", name=f"{what}_{number}_depthwise")(x)
+            x = layers.Conv2D(channels, 1, name=f"{what}_{number}")(x)
+            flat.append(layers.Reshape((-1, channels // 6))(x))
+        outputs.append(layers.Concatenate(axis=1, name=what)(flat))
+    return keras.Model(backbone.input, outputs, name="detector")
+
+
+def measure(name: str, size: int, quantize: str | None, sparsity: float, folder: str | None) -> dict[str, Any]:
+    """Returns what a file does: bytes, multiply-adds, differences and times."""
+    model = build(name, size)
+    x = np.random.default_rng(0).standard_normal((16, size, size, 3)).astype("float32")
+    if sparsity:
+        selected = force_tf.sparse_kernel_layers(model)
+        pruner = force_tf.PruneAtInit(method="random", sparsity=sparsity, scope="layer", layers=selected, seed=0)
+        masks = pruner.find_masks(model, verbose=0)
+        model = force_tf.strip_pruning(force_tf.apply_masks(model, masks))
+    set_statistics(model, x)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = os.path.join(temporary, "model.tflite")
+        report = force_tf.export_tflite(
+            model,
+            path,
+            quantize=quantize,
+            representative_data=x if quantize == "int8" else None,
+            sparse_kernels=sparsity > 0,
+            verify_data=x[:1],
+            verify_on=folder,
+            verbose=False,
+        )
+        times = {item.name: milliseconds(path, _RUNS.value, 1, item.python) for item in processors_in(folder)}
+        times[_THIS] = milliseconds(path, 50, 5)
+    counts = report.multiply_adds
+    row = {"bytes": report.bytes, "difference": report.max_difference, "rewrites": report.rewrites, "times": times}
+    row |= {"dense_multiply_adds": counts.dense, "multiply_adds": counts.on_phones}
+    return row
+
+
+def milliseconds(path: str, runs: int, warm_up: int, python: tuple[str, ...] = (sys.executable,)) -> float:
+    """Returns the least processor time of a call."""
+    settings = {"path": path, "threads": 1, "runs": runs, "delegate": True, "warm_up": warm_up}
+    result = run_program("time_calls.py", settings, python)
+    if "failure" in result:
+        raise RuntimeError(result["failure"])
+    return min(result["processor_milliseconds"])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Returns a Markdown table; ratios are those of the dense float32 file's time to that of the file."""
+    processors = sorted({name for row in rows for name in row["times"]} - {_THIS})
+    heads = ["network", "file", *(f"{name}: ms (times less)" for name in processors), "PC, ms", "kB", "multiply-adds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    order = {name: place for place, name in enumerate([*APPLICATIONS, DETECTOR])}
+    kinds = [None, "float16", "int8"]
+    for row in sorted(rows, key=lambda r: (order[r["network"]], r["size"], kinds.index(r["quantize"]), r["sparsity"])):
+        dense = next(
+            (
+                other
+                for other in rows
+                if (other["network"], other["size"]) == (row["network"], row["size"])
+                and (other["quantize"], other["sparsity"]) == (None, 0.0)
+            ),
+            row,
+        )
+        cells = [f"{row['network']} {row['size']}", f"{row['quantize'] or 'float32'}, {row['sparsity']:.0%}"]
+        for name in processors:
+            time = row["times"].get(name)
+            cells.append("–" if time is None else f"{time:,.0f} ({dense['times'][name] / time:.1f})")
+        cells.append(f"{row['times'][_THIS]:.2f}")
+        cells += [f"{row['bytes'] / 1000:,.0f}", f"{row['multiply_adds'] / 1e6:,.1f} M"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    app.run(main)
