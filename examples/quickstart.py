@@ -42,7 +42,7 @@ _SEARCH_BATCH, _TRAIN_BATCH = 128, 32  # images
 _HEAD = f"{'Network':<8}{'Accuracy':>10}{'Weights left':>22}{'TFLite file':>16}{'Latency':>12}"
 _CLOSING = """
 The weights left are all that is trained: biases and BatchNorm too, which are not pruned. The latency is that of one
-image on one core; TFLite computes with zeros as with other numbers, so that pruning makes the file smaller, not faster.
+image on one core; on a PC TFLite computes with zeros as with other numbers, so that the file is smaller, not faster.
 
 In {folder}:
   accuracy.png  the accuracy after each epoch

@@ -76,6 +76,31 @@ def test_quickstart(tmp_path):
     )
 
 
+def test_prune_for_phones(tmp_path):
+    flags = ("--sparsities=0,0.9", "--method=snip", "--epochs=1", "--limit=200")
+    result = run("examples/prune_for_phones.py", *flags, f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "nothing but the table belongs on the terminal"
+    assert "  dense kernels\n" in result.stdout
+    assert "  sparse kernels\n" in result.stdout
+    assert not force_tf.check_tflite(tmp_path / "sparsity_0.tflite").sparse
+    assert force_tf.check_tflite(tmp_path / "sparsity_0.9.tflite").sparse
+    assert (tmp_path / "accuracy_and_work.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_phones_prints_a_table_and_goes_on(tmp_path):
+    output = tmp_path / "phones.jsonl"
+    key = {"network": "MobileNetV2", "size": 96, "quantize": None}
+    more = {"bytes": 2_000_000, "multiply_adds": 1e6, "rewrites": {}, "difference": 0.0}
+    times = [{"arm": 1000.0, "this machine": 5.0}, {"arm": 250.0, "this machine": 5.5}]
+    lines = [{**key, **more, "sparsity": sparsity, "times": each} for sparsity, each in zip((0.0, 0.9), times)]
+    output.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    names = ("--networks=MobileNetV2", "--sparsities=0.9", "--nofloat16", "--noint8", "--emulators=")
+    result = run("benchmarks/phones.py", *names, f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    assert "| MobileNetV2 96 | float32, 90% | 250 (4.0) | 5.50 | 2,000 | 1.0 M |" in result.stdout
+
+
 def test_shrink_and_train(tmp_path):
     result = run("examples/shrink_and_train.py", "--steps=10", "--epochs=1", "--limit=300", f"--output_dir={tmp_path}")
     assert result.returncode == 0, result.stderr
