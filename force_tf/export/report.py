@@ -188,14 +188,20 @@ class TFLiteReport:
             ("verified on", ", ".join(self.verified_on) or "no processor"),
         ]
         facts += [("on Arm", on_arm(self.clusters))] * self.sparse
+        facts += [("sparse kernels", self.sparse_kernels)] * self._without_kernels
         counts = self.multiply_adds
         if counts is not None and counts.with_sparse_kernels:
             facts.append(("multiply-adds", f"{counts.dense:,} on a PC, {counts.on_phones:,} with sparse kernels"))
         return facts
 
+    @property
+    def _without_kernels(self) -> bool:
+        """Whether the file is of those, the most, that have nothing to do with sparse kernels."""
+        return self.sparse_kernels.startswith("none")
+
     def _faults(self) -> list[tuple[str, str]]:
         """What a user must know of the file, or would not expect in it."""
-        facts = [("sparse kernels", self.sparse_kernels)] * bool(self.sparse_kernels)
+        facts = [("sparse kernels", self.sparse_kernels)] * (bool(self.sparse_kernels) and not self._without_kernels)
         facts += [("kept right", f"{cluster.reasons[0]}, mixed up by sparse kernels") for cluster in self.prevented]
         return facts if self.failure is None else [*facts, ("does not load", self.failure)]
 
