@@ -19,7 +19,7 @@ from force_tf.cli.outcome import Outcome
 __all__ = ["benchmark", "export", "inspect", "prune", "shrink"]
 
 _MODELS, _MASKS, _TFLITE = (".keras", ".h5"), (".npz",), (".tflite",)
-_SPARSE = {"auto": "auto", "always": True, "never": False}
+_CHOICES = {"auto": "auto", "always": True, "never": False}
 
 
 def prune(options: argparse.Namespace) -> Outcome:
@@ -69,7 +69,8 @@ def export(options: argparse.Namespace) -> Outcome:
         options.output,
         quantize=options.quantize,
         representative_data=representative_data,
-        sparse=_SPARSE[options.sparse],
+        sparse=_CHOICES[options.sparse],
+        sparse_kernels=_CHOICES[options.sparse_kernels],
         verify_data=verify_data,
         tolerance=options.tolerance,
         verbose=False,

@@ -14,7 +14,7 @@ import numpy as np
 from force_tf.cli.model_files import load_model
 from force_tf.cli.outcome import Outcome
 from force_tf.cost.flops import count_flops
-from force_tf.export import check_tflite, flatbuffer
+from force_tf.export import check_tflite, flatbuffer, sparse_kernel_layers
 from force_tf.layers import get_masks, is_pruned, without_masks
 from force_tf.masks import Masks
 from force_tf.models.output_channels import dead_channels, output_axes
@@ -33,7 +33,7 @@ def inspect(options: argparse.Namespace) -> Outcome:
         return _masks(Masks.load(path), path)
     if path.endswith(".tflite"):
         return _tflite(path)
-    return _model(load_model(path), path)
+    return _model(load_model(path), path, options.sparse_kernels)
 
 
 def _masks(masks: Masks, path: str) -> Outcome:
@@ -51,7 +51,7 @@ def _masks(masks: Masks, path: str) -> Outcome:
     return Outcome("\n\n".join(filter(None, [masks.to_table(), aligned(facts, "<<") if facts else ""])), values)
 
 
-def _model(model: keras.Model, path: str) -> Outcome:
+def _model(model: keras.Model, path: str, with_sparse_kernels: bool) -> Outcome:
     """Tells of a model what is prunable, and what of that is kept: by its masks, or where there are none, not zero."""
     masked = is_pruned(model)
     with without_masks(model) as plain:
@@ -90,7 +90,12 @@ def _model(model: keras.Model, path: str) -> Outcome:
         ("dense float32", f"{values['float32_bytes']:,} bytes"),
         ("dead channels", f"{values['dead_channels']:,}; `shrink` removes them where it can"),
     ]
-    return Outcome(f"{path}\n\n{aligned(facts, '<<')}\n\n{_table(tensors)}", values)
+    parts = [path, aligned(facts, "<<"), _table(tensors)]
+    if with_sparse_kernels:
+        layers = sparse_kernel_layers(model)
+        values["sparse_kernel_layers"] = {"paths": list(layers), "share": layers.share, "blocked": layers.blocked}
+        parts.append(str(layers))
+    return Outcome("\n\n".join(parts), values)
 
 
 def _tflite(path: str) -> Outcome:

@@ -85,6 +85,12 @@ def _add_inspect(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     summary = "tells what a model (.keras, .h5), masks (.npz) or a .tflite file hold, tensor by tensor"
     command = _command(commands, "inspect", summary, "inspect model.keras")
     command.add_argument("file", metavar="FILE", help="a .keras, .h5, .npz or .tflite file")
+    command.add_argument(
+        "--sparse-kernels",
+        action="store_true",
+        help="tell of a model which layers phones could run sparsely, which takes seconds (of a .tflite file it is "
+        "told anyway)",
+    )
     return command
 
 
@@ -163,6 +169,12 @@ def _add_export(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         choices=("auto", "always", "never"),
         default="auto",
         help="store zeros by their absence; never for TFLite Micro (default: %(default)s)",
+    )
+    command.add_argument(
+        "--sparse-kernels",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="rewrite the graph for the sparse kernels of phones (default: %(default)s)",
     )
     command.add_argument("--tolerance", type=float, help="the largest difference of outputs to accept")
     command.add_argument("--c-array", metavar="FILE", help="write the file as a C array too, for microcontrollers")

@@ -121,6 +121,9 @@ def test_export_inspect_and_benchmark(folder, tmp_path, capsys):
         "two/kernel": 48,
     }
     assert found["right_on_arm"]
+    layers = run(capsys, "inspect", folder / "pruned.keras", "--sparse-kernels")["sparse_kernel_layers"]
+    assert layers["paths"] == []
+    assert layers["blocked"], "a network of dense layers alone has none"
     flags = ("--quantize=int8", f"--representative-data={folder / 'inputs.npy'}")
     assert run(capsys, "export", folder / "pruned.keras", tmp_path / "b.tflite", *flags)["quantize"] == "int8"
     times = run(capsys, "benchmark", tmp_path / "a.tflite", tmp_path / "b.tflite", "--runs=3")

@@ -97,7 +97,7 @@ def test_faults_of_pages_are_seen(look, tmp_path):
     assert any(line.startswith("/missing/") and "does not show" in line for line in found)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_shows(look, tmp_path, monkeypatch):
     config = pytest.importorskip("mkdocs.config")
     missing = [path for path in (ROOT / "notebooks").glob("*.py") if not (DOCS / f"notebooks/{path.stem}.md").exists()]
