@@ -70,13 +70,22 @@ def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: floa
         Flat floats: the second scores of candidates, and those of others lifted above all of them.
     """
     kept = np.flatnonzero(kept)
-    # The last among equal ones, as a cut keeps the first.
-    order = kept[::-1][np.argsort(first[kept[::-1]], kind="stable")]
-    candidates = order[: int(fraction * kept.size)]
+    candidates = kept[_smallest(first[kept], int(fraction * kept.size))]
     lift = float(then.max() - then.min()) + 1.0
     scores = then.astype(np.float64) + lift
     scores[candidates] = then[candidates]
     return scores
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """Marks so many of the smallest values; of equal ones the last, as a cut keeps the first."""
+    marks = np.zeros(values.size, bool)
+    if count:
+        last = np.partition(values, count - 1)[count - 1]
+        marks = values < last
+        equal = np.flatnonzero(values == last)
+        marks[equal[equal.size - (count - np.count_nonzero(marks)) :]] = True
+    return marks
 
 
 def _flat(scores: Iterable[tf.Tensor]) -> np.ndarray:

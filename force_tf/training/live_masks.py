@@ -159,7 +159,7 @@ class LiveMasks:
         for each, kept, survivors in masks:
             each.mask.assign(tf.cast(kept, each.mask.dtype))
             if not each.is_dense:
-                survivors = tf.constant(survivors)
+                survivors = tf.cast(survivors, each.variable.dtype)  # once, for all slots
                 each.variable.assign(masked(each.variable, survivors))
                 self._forget(each, survivors)
 

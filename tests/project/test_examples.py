@@ -222,6 +222,13 @@ def test_dense_baseline(finished, tmp_path, capsys):
     assert "Test accuracy" in capsys.readouterr().out
 
 
+def test_update_cost_times_steps_and_updates():
+    tiny = ("--widths=8", "--steps=6", "--rounds=1", "--batch_size=8", "--methods=granet,annealing")
+    result = run("benchmarks/update_cost.py", *tiny)
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["granet", "annealing"]
+
+
 def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
     output = tmp_path / "results.jsonl"
     setting = {"seed": 0, "epochs": 1, "learning_rate": 0.1, "limit": None}

@@ -9,8 +9,9 @@ from force_tf.callbacks import PruneDuringTraining
 from force_tf.training.methods import METHODS
 from helpers.moving_masks import X, Y, dense_model, fit, masked_weights, raw, sparse_model
 
-# Of those that remember something beside the weights, both Kerases; of the others test_prune_during_training_forms.
-REMEMBERING = ("flipout", "greg", "greg_2")
+# What changes the steps in a way of its own; the others are killed and resumed in test_prune_during_training_forms too.
+QUICK = ("granet", "flipout", "greg", "greg_2", "annealing")
+REMEMBERING = ("flipout", "greg")
 
 
 def make(module, method):
@@ -24,7 +25,9 @@ def pruning_by(method):
     return PruneDuringTraining(method, 0.8, data=(X, Y), batch_size=32)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_in_keras_3(tmp_path, method):
     check(keras, method, tmp_path)
 
