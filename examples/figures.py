@@ -14,10 +14,13 @@ _MARKERS = ("o", "s", "D", "^", "v")
 _MIN_PERCENT, _MIN_DIFFERENCE = 4, 1e-7  # below these, differences are chance: the axes do not show them off
 
 
-def new_figure(panels: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """Returns a figure and its axes, side by side."""
-    figure = Figure(figsize=(width * panels, height), layout="constrained", dpi=120)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+def new_figure(
+    panels: int = 1, width: float = 6.4, height: float = 4.2, *, below: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure and its axes, side by side, or one below the other."""
+    rows, columns = (panels, 1) if below else (1, panels)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=120)
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for ax in axes:
         ax.set_prop_cycle(color=force_tf.plots.COLORS)
     return figure, axes
@@ -44,11 +47,12 @@ def accuracy_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure
 def density_figure(masks: Mapping[str, force_tf.Masks], title: str) -> Figure:
     """Plots the fraction and the number of weights kept in each layer."""
     layers = len(next(iter(masks.values())))
-    figure, axes = new_figure(2, width=max(5.5, 0.4 * layers))
+    # One below the other, so that a phone can show both.
+    figure, axes = new_figure(2, width=max(6.4, 0.4 * layers), below=True)
     for ax, quantity in zip(axes, ("density", "kept")):
         force_tf.plots.plot_density(masks, quantity=quantity, ax=ax)
     if len(masks) > 1:
-        axes[0].get_legend().remove()  # the one beside the right panel serves both
+        axes[0].get_legend().remove()  # the one beside the lower panel serves both
     figure.suptitle(title)
     return figure
 

@@ -18,7 +18,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "notebooks"
 # What TensorFlow's C++ side says when it starts, whatever the level of its logs.
-LOGS = re.compile(r"^ +(?:[IWE]\d{4} \d+\.\d+ |WARNING: All log messages before).*\n", re.MULTILINE)
+LOGS = re.compile(r"^ +(?:[IWE]\d{4} \d\d:\d\d:|WARNING: All log messages before).*\n", re.MULTILINE)
 
 
 def build(source: pathlib.Path) -> None:
