@@ -8,6 +8,12 @@ on after an interruption, or with more seeds. `--table_only` prints the table of
 
 All use SGD with momentum 0.9, weight decay 5e-4, batches of 128 and a learning rate that falls to a tenth after 3/7 and
 again after 5/7 of the epochs. The masks come from one batch of 128 per step, and each method's own number of steps.
+
+Methods that move masks during training have the settings of their table in docs/training.md. "rigl", "set" and
+"granet_st" begin under random masks with densities by Erdős–Rényi kernel, the last at half of the weights; "random_erk"
+leaves such masks as they are:
+
+    python benchmarks/mnist_results.py --output=runs/during.jsonl --methods=dense,random_erk,gmp,rigl --sparsities=0.9
 """
 
 from __future__ import annotations
@@ -25,14 +31,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples")
 import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without its messages)
 
 # isort: split
+import compared_methods
 import image_data
 import keras
 import networks
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
-from training import cross_entropy, train
+from training import train
 
-import force_tf
 from force_tf.support.files import atomic_file
 
 # The published error in percent of SNIP, by network and sparsity.
@@ -42,7 +49,7 @@ _PUBLISHED = {
     ("lenet_5", 0.98): 0.8,
     ("lenet_5", 0.99): 1.1,
 }
-_ALL_METHODS = ("dense", "random", "snip", "grasp", "synflow", "iter_snip", "force", "early_ticket")
+_ALL_METHODS = ("dense", *compared_methods.AT_INIT)
 _WEIGHT_DECAY, _BATCH = 5e-4, 128
 
 _OUTPUT = flags.DEFINE_string("output", "runs/mnist_results.jsonl", "The file of results, one JSON object a line.")
@@ -58,11 +65,14 @@ flags.register_validator(
 )
 _METHODS = flags.DEFINE_list("methods", ",".join(_ALL_METHODS), "Which methods to compare.")
 flags.register_validator(
-    "methods", lambda names: set(names) <= set(_ALL_METHODS), f"expected some of {', '.join(_ALL_METHODS)}."
+    "methods",
+    lambda names: set(names) <= set(compared_methods.NAMES),
+    f"expected some of {', '.join(compared_methods.NAMES)}.",
 )
 _SPARSITIES = flags.DEFINE_list("sparsities", None, "Fractions to remove. Default: those of the SNIP paper.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
 _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
+_THREADS = flags.DEFINE_integer("threads", None, "Threads for TensorFlow. Default: as it likes.", lower_bound=1)
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing, print what there is for these flags.")
 
 
@@ -81,6 +91,9 @@ class Setting(NamedTuple):
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags such as --seeds=3. Received: {argv[1]!r}")
+    if _THREADS.value:
+        tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+        tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
     output = pathlib.Path(_OUTPUT.value)
     rows = _read(output)
     missing = [setting for setting in _settings() if setting not in rows]
@@ -123,27 +136,24 @@ def _setting(network: str, method: str, sparsity: float, seed: int) -> Setting:
 def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
     """Returns the test error in percent after the last epoch, and what else is worth knowing."""
     keras.backend.clear_session()
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     network = networks.build(setting.network, data.input_shape, data.classes, setting.seed, _WEIGHT_DECAY)
-    result: dict[str, Any] = {"collapsed": False}
-    if setting.method != "dense":
-        pruner = force_tf.PruneAtInit(setting.method, setting.sparsity, seed=setting.seed)
-        batches = data.train_batches(_BATCH, setting.seed)
-        masks = pruner.find_masks(network, batches, cross_entropy(network), verbose=0)
-        network = force_tf.apply_masks(network, masks)
-        result = {"collapsed": masks.metadata["collapsed"], "kept": masks.kept, "total": masks.total}
-        result["search_seconds"] = time.perf_counter() - begin
+    model, callbacks, facts = compared_methods.start(
+        setting.method, network, data, sparsity=setting.sparsity, batch=_BATCH, seed=setting.seed
+    )
     history = train(
-        network,
+        model,
         data,
         learning_rate=setting.learning_rate,
         batch_size=_BATCH,
         epochs=setting.epochs,
         seed=setting.seed,
-        whole_epochs=True,
+        whole_epochs=not callbacks,  # callbacks are called between executions
+        callbacks=callbacks,
     )
     errors = [100 * (1 - row["val_accuracy"]) for row in history]
-    return result | {"error": errors[-1], "errors": errors, "seconds": time.perf_counter() - begin}
+    times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}
+    return facts | compared_methods.end(model, callbacks, data) | {"error": errors[-1], "errors": errors, **times}
 
 
 def _read(path: pathlib.Path) -> dict[Setting, dict[str, Any]]:

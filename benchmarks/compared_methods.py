@@ -1,0 +1,83 @@
+"""The methods that the benchmarks compare, each as what a training begins with: a model with masks, and callbacks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import image_data
+import numpy as np
+from training import cross_entropy
+
+import force_tf
+
+AT_INIT = ("random", "random_erk", "snip", "grasp", "synflow", "iter_snip", "force", "early_ticket")
+DURING = ("gmp", "rigl", "set", "granet", "granet_st", "dpf", "fggp", "snip_it")
+NAMES = ("dense", *AT_INIT, *DURING)
+_GROW_AND_DROP = ("rigl", "set")  # which keep the density that they begin with
+
+
+class Start(NamedTuple):
+    """What a training begins with.
+
+    Attributes:
+        model: The network, with masks unless the method is "dense".
+        callbacks: What `fit` needs.
+        facts: What is worth knowing of the search; all that JSON can hold.
+    """
+
+    model: Any
+    callbacks: list[Any]
+    facts: dict[str, Any]
+
+
+def start(method: str, network: Any, data: image_data.ImageData, *, sparsity: float, batch: int, seed: int) -> Start:
+    """Returns what a training by a method of `NAMES` begins with.
+
+    Args:
+        method: Which method.
+        network: The dense network, which stays as it is.
+        data: What it will train on.
+        sparsity: The fraction of the prunable weights to remove.
+        batch: Images in a batch of the search, and of the gradients of an update.
+        seed: Seed of the masks and of these batches.
+    """
+    if method == "dense":
+        return Start(network, [], {})
+    if method in AT_INIT:
+        begin = time.process_time()
+        masks = _masks(method, network, data, sparsity, batch, seed)
+        facts = {"kept": masks.kept, "total": masks.total, "search_seconds": time.process_time() - begin}
+        return Start(force_tf.apply_masks(network, masks), [], facts)
+    pruning = force_tf.callbacks.PruneDuringTraining(
+        method.removesuffix("_st"),
+        sparsity=sparsity,
+        initial_sparsity=0.5 if method == "granet_st" else 0.0,
+        # Other batches than those of the training, as callbacks do not see these.
+        data=data.train_batches(batch, seed + 1000),
+        loss=cross_entropy(network),
+        seed=seed,
+    )
+    if method in (*_GROW_AND_DROP, "granet_st"):
+        before = 0.5 if method == "granet_st" else sparsity
+        masks = _masks("random_erk", network, data, before, batch, seed)
+        return Start(force_tf.apply_masks(network, masks), [pruning], {})
+    return Start(force_tf.apply_masks(network), [pruning], {})
+
+
+def end(model: Any, callbacks: list[Any], data: image_data.ImageData) -> dict[str, Any]:
+    """Returns what is worth knowing after the training."""
+    outputs = model.predict(data.normalize(data.test_images[:256]), batch_size=256, verbose=0)
+    facts: dict[str, Any] = {"collapsed": bool(np.ptp(outputs, axis=0).max() < 1e-6)}  # up to how rows round
+    if callbacks:
+        masks = force_tf.get_masks(model)
+        updates = callbacks[0].history
+        facts |= {"kept": masks.kept, "total": masks.total, "updates": len(updates)}
+        facts["update_seconds"] = sum(row["seconds"] for row in updates)
+    return facts
+
+
+def _masks(method: str, network: Any, data: Any, sparsity: float, batch: int, seed: int) -> force_tf.Masks:
+    name, scope = ("random", "erk") if method == "random_erk" else (method, "global")
+    pruner = force_tf.PruneAtInit(name, sparsity, scope=scope, seed=seed)
+    return pruner.find_masks(network, data.train_batches(batch, seed), cross_entropy(network), verbose=0)
