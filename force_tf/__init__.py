@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.support import old_paths  # noqa: E402
+from force_tf.tickets.find_ticket import find_ticket  # noqa: E402
+from force_tf.tickets.ticket import Ticket  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = [
     "MaskedLayer",
     "Masks",
     "PruneAtInit",
+    "Ticket",
     "ZeroScoresWarning",
     "__version__",
     "apply_masks",
@@ -47,6 +50,7 @@ __all__ = [
     "criteria",
     "evaluate_tflite",
     "export_tflite",
+    "find_ticket",
     "get_masks",
     "plots",
     "redraw_weights",

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import json
 import os
 import secrets
 import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +15,8 @@ import tensorflow as tf
 
 from force_tf.criteria import Network
 from force_tf.models.model_state import ModelState
-from force_tf.support.files import atomic_file
+from force_tf.support.state_file import StateFile, bytes_of, digest_of, tensor_of
 
-_FILE = "search.npz"
-_FORMAT = 1
 # A state is left out if writing would take more than this share of the search's time.
 _SHARE = 0.05
 
@@ -61,16 +54,11 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self._folder = os.fspath(folder)
-        if os.path.exists(self._folder) and not os.path.isdir(self._folder):
-            raise NotADirectoryError(
-                f"Expected `checkpoint` to be a folder. Received the path of a file: {self._folder!r}"
-            )
-        os.makedirs(self._folder, exist_ok=True)
-        self._path = os.path.join(self._folder, _FILE)
-        self._facts, self._arrays = self._read()
-        self.seed: int = self._facts["seed"] if self._facts else secrets.randbits(32)
-        self._description: dict[str, Any] = {}
+        self._file = StateFile(folder, "search")
+        self._folder = self._file.folder
+        facts = self._file.facts
+        self.seed: int = facts["seed"] if facts else secrets.randbits(32)
+        self._steps = 0
         self._initial: ModelState | None = None
         self._written, self._cost = float("-inf"), 0.0
 
@@ -85,34 +73,24 @@ class Checkpoint:
             ValueError: If the file is of another search; it says what differs.
         """
         self._initial = ModelState(network.model)
-        own = {**description, **_described(network)}
-        self._description = json.loads(json.dumps(own))  # as it comes back from the file
-        if not self._facts:
-            return
-        before = self._facts["description"]
-        for key in {**before, **self._description}:
-            old, new = before.get(key), self._description.get(key)
-            if old != new:
-                raise ValueError(
-                    f"Expected the search that the checkpoint in {self._folder!r} is of; give this one a folder of its "
-                    f"own. Received: another {key}: {_short(new)}, where it was {_short(old)}"
-                )
+        self._file.begin({**description, **_described(network)})
+        self._steps = len(description["densities"])
 
     def resume(self, network: Network) -> Progress | None:
         """Brings a network, which the criterion has prepared, to where the search was; None if it has not begun."""
-        if not self._facts:
+        facts, arrays = self._file.facts, self._file.arrays
+        if not facts:
             return None
-        facts, arrays = self._facts, self._arrays
         size = sum(weight.size for weight in network.weights)
         keep = np.unpackbits(arrays["keep"], count=size).astype(bool)
         progress = Progress(facts["step"], keep, facts["history"], facts["zeros"])
         network.random.bit_generator.state = facts["random"]
-        if progress.step == len(self._description["densities"]):
+        if progress.step == self._steps:
             return progress  # nothing is left to do
-        self._initial.assign_changes({int(i): _tensor(arrays[f"variable {i}"]) for i in facts["variables"]})
+        self._initial.assign_changes({int(i): tensor_of(arrays[f"variable {i}"]) for i in facts["variables"]})
         self._initial.set_seeds(facts["layer_seeds"])
         for key, count in facts["memory"].items():
-            network.memory[key] = [_tensor(arrays[f"memory {key} {i}"]) for i in range(count)]
+            network.memory[key] = [tensor_of(arrays[f"memory {key} {i}"]) for i in range(count)]
         if network.batches is not None:
             network.batches.restore(self._folder, facts["data"])
         return progress
@@ -122,12 +100,12 @@ class Checkpoint:
 
         After the last step it always is.
         """
-        is_last = step == len(self._description["densities"])
+        is_last = step == self._steps
         return is_last or time.monotonic() - self._written >= self._cost / _SHARE
 
     def save(self, network: Network, progress: Progress) -> None:
         """Writes the state after a step."""
-        is_last = progress.step == len(self._description["densities"])
+        is_last = progress.step == self._steps
         begin = time.monotonic()
         prunable = {id(weight.variable) for weight in network.weights}
         changed = {} if is_last else self._initial.changes(without=prunable)
@@ -136,12 +114,10 @@ class Checkpoint:
         if network.batches is not None and not is_last:
             data = network.batches.save(self._folder, f"data-{progress.step}")
         arrays = {"keep": np.packbits(progress.keep)}
-        arrays |= {f"variable {i}": _bytes(value) for i, value in changed.items()}
+        arrays |= {f"variable {i}": bytes_of(value) for i, value in changed.items()}
         for key, tensors in memory.items():
-            arrays |= {f"memory {key} {i}": _bytes(tensor) for i, tensor in enumerate(tensors)}
+            arrays |= {f"memory {key} {i}": bytes_of(tensor) for i, tensor in enumerate(tensors)}
         facts = {
-            "format": _FORMAT,
-            "description": self._description,
             "seed": self.seed,
             "step": progress.step,
             "history": progress.history,
@@ -152,31 +128,10 @@ class Checkpoint:
             "memory": {key: len(tensors) for key, tensors in memory.items()},
             "data": data,
         }
-        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        with atomic_file(self._path) as file:
-            np.savez(file, **arrays)
+        self._file.write(facts, arrays)
         self._remove_data(but=data["saved"])
         self._written = time.monotonic()
         self._cost = self._written - begin
-
-    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        try:
-            with open(self._path, "rb") as file:
-                content = io.BytesIO(file.read())
-        except FileNotFoundError:
-            return {}, {}
-        try:
-            with np.load(content, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            facts = json.loads(arrays.pop("facts").tobytes())
-            if facts["format"] != _FORMAT:
-                raise ValueError(f"format {facts['format']}")
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(
-                f"Expected a checkpoint of a search in {self._path!r}, whole and of this version of force_tf; remove "
-                f"it to begin anew. Received: a file that cannot be read ({error})"
-            ) from None
-        return facts, arrays
 
     def _remove_data(self, but: str | None) -> None:
         for name in os.listdir(self._folder):
@@ -192,23 +147,5 @@ def _described(network: Network) -> dict[str, Any]:
         leaves = tf.nest.flatten(batches.first)
         shapes = [None if leaf is None else [list(leaf.shape[1:]), leaf.dtype.name] for leaf in leaves]
     weights = [[weight.path, list(weight.shape)] for weight in network.weights]
-    digest = hashlib.sha256()
-    for value in ModelState(network.model).values:
-        digest.update(_bytes(value))
-    return {"prunable weights": weights, "shape of the data": shapes, "values of the model": digest.hexdigest()}
-
-
-def _bytes(value: Any) -> np.ndarray:
-    """Returns a tensor of any type as bytes."""
-    return np.frombuffer(tf.io.serialize_tensor(value).numpy(), np.uint8)
-
-
-def _tensor(content: np.ndarray) -> tf.Tensor:
-    proto = tf.make_tensor_proto([0])
-    proto.ParseFromString(content.tobytes())
-    return tf.io.parse_tensor(content.tobytes(), tf.as_dtype(proto.dtype))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    values = digest_of(ModelState(network.model).values)
+    return {"prunable weights": weights, "shape of the data": shapes, "values of the model": values}

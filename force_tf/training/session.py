@@ -10,18 +10,20 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.granularity import Plan, split
-from force_tf.models.collapse import LayerCollapseWarning, ignored_inputs, probe_inputs
 from force_tf.objective.objective import Objective
 from force_tf.search.planning import make_plan
 from force_tf.training.between_updates import BetweenUpdates
 from force_tf.training.drop_and_grow import Exchange, update
 from force_tf.training.growing_penalty import GrowingPenalty
+from force_tf.training.health import Health
 from force_tf.training.live_masks import LiveMasks
 from force_tf.training.scoring import Scorer, update_batches
 from force_tf.training.settings import Settings
 from force_tf.training.sign_flips import SignFlipCounter
 from force_tf.training.timetable import Span, Timetable, make_timetable
 from force_tf.training.under_masks import RandomDraws, StraightThrough
+
+_ADVICE = "a lower `sparsity`, a later `end`, `min_per_layer=`, or `scope='layer'` or 'erk'"
 
 
 class Session:
@@ -57,8 +59,7 @@ class Session:
         self._accumulated = getattr(inner, "gradient_accumulation_steps", None) or 1
         self._batch, self._batches_to_go = -1, 1
         self._moved = {"weights_dropped": 0, "weights_grown": 0}
-        self._named: set[str] = set()
-        self._probe = self._make_probe()
+        self._health = Health(model, _ADVICE)
 
     @property
     def has_begun(self) -> bool:
@@ -258,32 +259,8 @@ class Session:
         magnitudes = np.concatenate([np.abs(tf.convert_to_tensor(each.variable)).ravel() for each in self._live])
         return Exchange(magnitudes, self._growth.scores((*seed, 1)), fraction, swap.round_up)
 
-    def _make_probe(self) -> Any | None:
-        """Returns rows to try the network on, or None if it ignores them already, or cannot be tried."""
-        try:
-            rows = probe_inputs(self.model, None, np.random.default_rng(0))
-            return None if rows is None or any(ignored_inputs(self.model, rows)) else rows
-        except Exception:  # whatever the model makes of random rows, it may train on real ones
-            return None
-
     def check_health(self) -> None:
         """Warns, once each, of weight tensors that keep nothing, and of a network that ignores its inputs."""
-        masks = {w.path: mask for w, mask in zip(self._live.weights, split(self._live.kept(), self._live.weights))}
-        empty = [path for path, mask in masks.items() if not mask.any() and path not in self._named]
-        collapsed = self._probe is not None and "" not in self._named and any(ignored_inputs(self.model, self._probe))
-        if not empty and not collapsed:
-            return
-        self._named |= {*empty, *([""] if collapsed else [])}
-        found = [f"no weight is left of {', '.join(empty)}"] if empty else []
-        if collapsed:
-            thinnest = sorted(masks, key=lambda path: masks[path].mean())[:3]
-            kept = [f"{path} (keeps {np.count_nonzero(masks[path]):,} of {masks[path].size:,})" for path in thinnest]
-            found.append(
-                f"the network's output no longer depends on its input; the sparsest weights are {', '.join(kept)}"
-            )
-        warnings.warn(
-            f"Pruning has gone too far by step {self._last}: {'; '.join(found)}. What helps: a lower `sparsity`, a "
-            "later `end`, `min_per_layer=`, or `scope='layer'` or 'erk'.",
-            LayerCollapseWarning,
-            stacklevel=2,
-        )
+        parts = zip(self._live.weights, split(self._live.kept(), self._live.weights))
+        masks = {weight.path: mask for weight, mask in parts}
+        self._health.check(self.model, masks, f"step {self._last}")

@@ -1,0 +1,1 @@
+"""Lottery tickets: rounds of training, pruning and rewinding around the user's own `fit`."""
