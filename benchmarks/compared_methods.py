@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import image_data
@@ -13,7 +15,8 @@ import force_tf
 
 AT_INIT = ("random", "random_erk", "snip", "grasp", "synflow", "iter_snip", "force", "early_ticket")
 DURING = ("gmp", "rigl", "set", "granet", "granet_st", "dpf", "fggp", "snip_it")
-NAMES = ("dense", *AT_INIT, *DURING)
+TICKET = "ticket"  # by `find_ticket`, which trains many times
+NAMES = ("dense", *AT_INIT, *DURING, TICKET)
 _GROW_AND_DROP = ("rigl", "set")  # which keep the density that they begin with
 
 
@@ -31,7 +34,17 @@ class Start(NamedTuple):
     facts: dict[str, Any]
 
 
-def start(method: str, network: Any, data: image_data.ImageData, *, sparsity: float, batch: int, seed: int) -> Start:
+def start(
+    method: str,
+    network: Any,
+    data: image_data.ImageData,
+    *,
+    sparsity: float,
+    batch: int,
+    seed: int,
+    fit: Callable[[Any], Any],
+    folder: str,
+) -> Start:
     """Returns what a training by a method of `NAMES` begins with.
 
     Args:
@@ -41,6 +54,8 @@ def start(method: str, network: Any, data: image_data.ImageData, *, sparsity: fl
         sparsity: The fraction of the prunable weights to remove.
         batch: Images in a batch of the search, and of the gradients of an update.
         seed: Seed of the masks and of these batches.
+        fit: Trains a network as all are trained here, and returns its test errors.
+        folder: Where the rounds of a ticket are kept until it is found.
     """
     if method == "dense":
         return Start(network, [], {})
@@ -49,6 +64,14 @@ def start(method: str, network: Any, data: image_data.ImageData, *, sparsity: fl
         masks = _masks(method, network, data, sparsity, batch, seed)
         facts = {"kept": masks.kept, "total": masks.total, "search_seconds": time.process_time() - begin}
         return Start(force_tf.apply_masks(network, masks), [], facts)
+    if method == TICKET:
+        ticket = force_tf.find_ticket(
+            network, lambda each: {"error": fit(each)}, sparsity=sparsity, checkpoint=folder, verbose=0
+        )
+        rounds = [(row["trained_density"], row["metrics"]["error"]) for row in ticket.history]
+        facts = {"kept": ticket.masks.kept, "total": ticket.masks.total, "rounds": rounds}
+        shutil.rmtree(folder)
+        return Start(ticket.apply(network), [], facts)
     pruning = force_tf.callbacks.PruneDuringTraining(
         method.removesuffix("_st"),
         sparsity=sparsity,

@@ -11,7 +11,8 @@ again after 5/7 of the epochs. The masks come from one batch of 128 per step, an
 
 Methods that move masks during training have the settings of their table in docs/training.md. "rigl", "set" and
 "granet_st" begin under random masks with densities by Erdős–Rényi kernel, the last at half of the weights; "random_erk"
-leaves such masks as they are:
+leaves such masks as they are. "ticket" is a lottery ticket, found by as many trainings as it takes to prune a fifth
+again and again, and trained once more; where other sparsities are asked for, the table has the nearest of its rounds.
 
     python benchmarks/mnist_results.py --output=runs/during.jsonl --methods=dense,random_erk,gmp,rigl --sparsities=0.9
 """
@@ -23,7 +24,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
@@ -120,7 +121,10 @@ def _settings() -> Iterator[Setting]:
 
 
 def _sparsities(network: str, method: str) -> list[float]:
-    return [0.0] if method == "dense" else [sparsity for name, sparsity in _columns() if name == network]
+    sparsities = [sparsity for name, sparsity in _columns() if name == network]
+    if method == compared_methods.TICKET:
+        return [max(sparsities)]  # the rounds pass by the others
+    return [0.0] if method == "dense" else sparsities
 
 
 def _columns() -> list[tuple[str, float]]:
@@ -138,20 +142,31 @@ def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
     keras.backend.clear_session()
     begin, cpu_begin = time.perf_counter(), time.process_time()
     network = networks.build(setting.network, data.input_shape, data.classes, setting.seed, _WEIGHT_DECAY)
+
+    def fit(model: Any, callbacks: Sequence[Any] = ()) -> list[float]:
+        rows = train(
+            model,
+            data,
+            learning_rate=setting.learning_rate,
+            batch_size=_BATCH,
+            epochs=setting.epochs,
+            seed=setting.seed,
+            whole_epochs=not callbacks,  # callbacks are called between executions
+            callbacks=callbacks,
+        )
+        return [100 * (1 - row["val_accuracy"]) for row in rows]
+
     model, callbacks, facts = compared_methods.start(
-        setting.method, network, data, sparsity=setting.sparsity, batch=_BATCH, seed=setting.seed
-    )
-    history = train(
-        model,
+        setting.method,
+        network,
         data,
-        learning_rate=setting.learning_rate,
-        batch_size=_BATCH,
-        epochs=setting.epochs,
+        sparsity=setting.sparsity,
+        batch=_BATCH,
         seed=setting.seed,
-        whole_epochs=not callbacks,  # callbacks are called between executions
-        callbacks=callbacks,
+        fit=fit,
+        folder=f"{_OUTPUT.value}.{setting.network}-{setting.sparsity}-{setting.seed}",
     )
-    errors = [100 * (1 - row["val_accuracy"]) for row in history]
+    errors = fit(model, callbacks)
     times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}
     return facts | compared_methods.end(model, callbacks, data) | {"error": errors[-1], "errors": errors, **times}
 
@@ -175,29 +190,58 @@ def _table(rows: dict[Setting, dict[str, Any]]) -> str:
         f"Test error in percent, mean ± standard deviation over the seeds; {_LEARNING_RATE.value:g} is the first "
         f"learning rate, {', '.join(f'{n}: {flag.value} epochs' for n, flag in _EPOCHS.items())}.",
         "",
-        "| Method | " + " | ".join(f"{network}, {sparsity:.4g}" for network, sparsity in columns) + " |",
-        "|---|" + "---|" * len(columns),
+        "| Method | " + " | ".join(f"{network}, {sparsity:.4g}" for network, sparsity in columns) + " | CPU minutes |",
+        "|---|" + "---|" * (len(columns) + 1),
     ]
     for method in _METHODS.value:
         cells = [_cell(rows, network, method, sparsity) for network, sparsity in columns]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(f"| {method} | " + " | ".join([*cells, _minutes(rows, method)]) + " |")
     published = [str(_PUBLISHED.get(column, "–")) for column in columns]
-    lines.append("| SNIP, as published | " + " | ".join(published) + " |")
+    lines.append("| SNIP, as published | " + " | ".join(published) + " | – |")
     return "\n".join(lines)
 
 
 def _cell(rows: dict[Setting, dict[str, Any]], network: str, method: str, sparsity: float) -> str:
+    if method == compared_methods.TICKET:
+        return _ticket_cell(rows, network, sparsity)
     sparsity = 0.0 if method == "dense" else sparsity
     wanted = [_setting(network, method, sparsity, seed) for seed in range(_SEEDS.value)]
     found = [rows[setting] for setting in wanted if setting in rows]
     if not found:
         return "–"
-    errors = [row["error"] for row in found]
-    cell = f"{np.mean(errors):.2f}"
-    if len(errors) > 1:
-        cell += f" ± {np.std(errors, ddof=1):.2f}"
+    cell = _mean([row["error"] for row in found])
     collapsed = sum(bool(row["collapsed"]) for row in found)
     return cell + (f" ({collapsed} of {len(found)} collapsed)" if collapsed else "")
+
+
+def _minutes(rows: dict[Setting, dict[str, Any]], method: str) -> str:
+    """The mean over what is in a row of the table, searches and rounds included."""
+    wanted = {
+        _setting(network, method, sparsity, seed)
+        for network in _NETWORKS.value
+        for sparsity in _sparsities(network, method)
+        for seed in range(_SEEDS.value)
+    }
+    seconds = [rows[setting]["cpu_seconds"] for setting in wanted if "cpu_seconds" in rows.get(setting, {})]
+    return f"{np.mean(seconds) / 60:.2f}" if seconds else "–"
+
+
+def _ticket_cell(rows: dict[Setting, dict[str, Any]], network: str, sparsity: float) -> str:
+    """The errors of the round that trained nearest to a sparsity, and at what sparsity that was."""
+    method = compared_methods.TICKET
+    (last,) = _sparsities(network, method)
+    wanted = [_setting(network, method, last, seed) for seed in range(_SEEDS.value)]
+    found = [rows[setting] for setting in wanted if setting in rows]
+    if not found:
+        return "–"
+    trained = [[*row["rounds"], (1.0 - last, row["error"])] for row in found]
+    nearest = [min(rounds, key=lambda each: abs(each[0] - (1.0 - sparsity))) for rounds in trained]
+    return f"{_mean([error for _, error in nearest])} (at {1.0 - nearest[0][0]:.4g})"
+
+
+def _mean(errors: Sequence[float]) -> str:
+    deviation = f" ± {np.std(errors, ddof=1):.2f}" if len(errors) > 1 else ""
+    return f"{np.mean(errors):.2f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from force_tf.layers import MaskedLayer, apply_masks, get_masks, strip_pruning  # noqa: E402
 from force_tf.support import old_paths  # noqa: E402
-from force_tf.tickets.find_ticket import find_ticket  # noqa: E402
-from force_tf.tickets.ticket import Ticket  # noqa: E402
 from force_tf.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from force_tf.search.prune_at_init import PruneAtInit
     from force_tf.search.zero_scores import ZeroScoresWarning
     from force_tf.shrinking import shrink, shrink_report
+    from force_tf.tickets.find_ticket import find_ticket
+    from force_tf.tickets.ticket import Ticket
 
 __all__ = [
     "CollapsedError",
@@ -70,12 +70,14 @@ _HOMES = {
     "LayerCollapseWarning": "force_tf.models.collapse",
     "Masks": "force_tf.masks",
     "PruneAtInit": "force_tf.search.prune_at_init",
+    "Ticket": "force_tf.tickets.ticket",
     "ZeroScoresWarning": "force_tf.search.zero_scores",
     "benchmark_tflite": "force_tf.export",
     "check_tflite": "force_tf.export",
     "count_flops": "force_tf.cost.flops",
     "evaluate_tflite": "force_tf.export",
     "export_tflite": "force_tf.export",
+    "find_ticket": "force_tf.tickets.find_ticket",
     "redraw_weights": "force_tf.models.redraw",
     "register_layer": "force_tf.models.layer_kinds",
     "register_prunable": "force_tf.models.layer_kinds",

@@ -23,6 +23,7 @@ __all__ = [
     "get",
     "halving",
     "linear",
+    "one_by_one",
     "snip_it",
 ]
 
@@ -102,6 +103,22 @@ def snip_it(step: int, steps: int, density: float) -> float:
     return density + (0.5 - density) * 0.5 ** (step - 1) if step else 1.0
 
 
+def one_by_one(step: int, steps: int, density: float) -> float:
+    """Returns d: every step prunes one channel, until d is reached; the last one whatever is still in excess.
+
+    For `granularity="channel"`.
+
+    Args:
+        step: t, from 0 to `steps`.
+        steps: T, the number of steps.
+        density: d, the final fraction of kept weights.
+
+    References:
+        - Mozer and Smolensky, Skeletonization, NIPS 1988
+    """
+    return density if step else 1.0
+
+
 def constant(step: int, steps: int, density: float) -> float:
     """Returns d in every step: all is removed at once, at the beginning.
 
@@ -160,6 +177,7 @@ SCHEDULES: dict[str, Schedule] = {
     "snip_it": snip_it,
     "constant": constant,
     "at_end": at_end,
+    "one_by_one": one_by_one,
 }
 
 

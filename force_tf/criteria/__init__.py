@@ -2,6 +2,7 @@
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.baselines import Magnitude, Random
+from force_tf.criteria.channels import SNAP, Skeletonization
 from force_tf.criteria.early_ticket import EarlyTicket
 from force_tf.criteria.force import FORCE
 from force_tf.criteria.gradient import GradientMagnitude
@@ -15,6 +16,7 @@ from force_tf.criteria.synflow import SynFlow, SynFlowL2
 
 __all__ = [
     "FORCE",
+    "SNAP",
     "SNIP",
     "Criterion",
     "EarlyTicket",
@@ -27,6 +29,7 @@ __all__ = [
     "ProsPr",
     "Random",
     "SignFlips",
+    "Skeletonization",
     "SynFlow",
     "SynFlowL2",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
+import numpy as np
 import tensorflow as tf
 
 from force_tf.criteria.network import Network
@@ -37,6 +38,10 @@ class Criterion(abc.ABC):
     #: What is counted of each weight in every step of a network that trains, and found in `network.memory` then:
     #: "sign_flips".
     counted: ClassVar[tuple[str, ...]] = ()
+    #: Of criteria that score whole channels: a function of an array that holds, for each channel, the sum of the scores
+    #: of all weights that read it, and returns the scores of the channels. None for criteria that score weights: a
+    #: channel then has the sum of the scores of the weights that make it.
+    channel_scores: Callable[[np.ndarray], np.ndarray] | None = None
 
     def loss(self, loss: Objective) -> Objective:
         """Returns the loss to score, given the one that the model trains with."""

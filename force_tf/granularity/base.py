@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from force_tf.granularity import selection
+
+ChannelScores = Callable[[np.ndarray], np.ndarray]
 
 if TYPE_CHECKING:
     from force_tf.models.weights import PrunableWeight
@@ -27,6 +29,7 @@ class Plan:
         counts: How many units each step keeps.
         scope: "global", "layer" or "erk", as in `selection.select`.
         revive: Whether units pruned in one step may return in a later one.
+        one_by_one: Whether every step but the last prunes one channel at most.
     """
 
     weights: Sequence[PrunableWeight]
@@ -36,6 +39,7 @@ class Plan:
     counts: Sequence[int]
     scope: str
     revive: bool
+    one_by_one: bool = False
 
     def select(
         self, count: int, scores: np.ndarray, eligible: np.ndarray | None, kept: np.ndarray | None = None
@@ -94,8 +98,16 @@ class Granularity(abc.ABC):
         return min(least, self.limit(weight))
 
     @abc.abstractmethod
-    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundGranularity:
+    def bound(
+        self, model: Any, weights: Sequence[PrunableWeight], channel_scores: ChannelScores | None = None
+    ) -> BoundGranularity:
         """Returns the granularity for a search in a model.
+
+        Args:
+            model: The model.
+            weights: Its weights to prune.
+            channel_scores: Of a criterion that scores whole channels: what makes their scores of the sums over the
+                weights that read them.
 
         Raises:
             ValueError: If the model cannot be pruned so.
@@ -105,7 +117,14 @@ class Granularity(abc.ABC):
 class BoundGranularity(Granularity):
     """A granularity that knows all of the model that it needs to cut."""
 
-    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundGranularity:
+    def bound(
+        self, model: Any, weights: Sequence[PrunableWeight], channel_scores: ChannelScores | None = None
+    ) -> BoundGranularity:
+        if channel_scores is not None:
+            raise ValueError(
+                'Expected granularity="channel" for a criterion that scores whole channels. '
+                f"Received: granularity={self.value!r}"
+            )
         return self
 
     def fewest(self, weights: Sequence[PrunableWeight], floors: Sequence[int]) -> int:

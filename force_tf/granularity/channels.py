@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from force_tf.channels.coupling import Coupling, coupling_of
-from force_tf.granularity.base import BoundGranularity, Granularity, Plan, split
+from force_tf.granularity.base import BoundGranularity, ChannelScores, Granularity, Plan, split
 from force_tf.models.keras_models import is_graph
 
 if TYPE_CHECKING:
@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 
 
 class Channels(Granularity):
-    """Output channels, each kept or pruned as a whole by the sum of its scores."""
+    """Output channels, each kept or pruned as a whole by a sum of scores."""
 
     value = "channel"
     by_weight = False
 
-    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> CoupledChannels:
+    def bound(
+        self, model: Any, weights: Sequence[PrunableWeight], channel_scores: ChannelScores | None = None
+    ) -> CoupledChannels:
         if not is_graph(model):
             raise ValueError(
                 'Expected a Functional or Sequential model for granularity="channel", since its graph tells which '
                 f"channels go together. Received: {model.name!r} of class {type(model).__name__}"
             )
-        return CoupledChannels(coupling_of(model, weights))
+        return CoupledChannels(coupling_of(model, weights), channel_scores)
 
 
 class CoupledChannels(BoundGranularity):
@@ -43,13 +45,16 @@ class CoupledChannels(BoundGranularity):
 
     Args:
         coupling: Which channels are tied, and what makes and reads them.
+        channel_scores: Of a criterion that scores whole channels: what makes their scores of the sums over the weights
+            that read them. None to score a channel by the sum over the weights that make it.
     """
 
     value = Channels.value
     by_weight = Channels.by_weight
 
-    def __init__(self, coupling: Coupling):
+    def __init__(self, coupling: Coupling, channel_scores: ChannelScores | None = None):
         self._coupling = coupling
+        self._channel_scores = channel_scores
 
     def fewest(self, weights: Sequence[PrunableWeight], floors: Sequence[int]) -> int:
         return self._count(weights, self._floor(weights, floors, np.arange(1, self._coupling.widths.size)))
@@ -77,7 +82,11 @@ class CoupledChannels(BoundGranularity):
                 f"Expected a `min_per_layer` that {plan.counts[step - 1]:,} kept weights can fill in whole channels; "
                 f"it needs {count(0):,}. Lower it or `sparsity`. Received: min_per_layer={max(plan.floors)}"
             )
-        stays = with_best(fitting - 1)
+        number = fitting - 1
+        if plan.one_by_one and step < len(plan.counts):
+            free = np.flatnonzero(~stays[order])
+            number = max(number, free[-1] if free.size else 0)
+        stays = with_best(number)
         return self._marks(plan.weights, [stays[first] for first, *_ in self._coupling.places])
 
     def used(self, plan: Plan, kept: np.ndarray) -> np.ndarray:
@@ -85,17 +94,18 @@ class CoupledChannels(BoundGranularity):
         return self._marks(plan.weights, [self._coupling.used(i, stays) for i in range(len(plan.weights))])
 
     def _sums(self, weights: Sequence[PrunableWeight], scores: np.ndarray) -> np.ndarray:
-        """Returns the sum of the scores of each group, in float64, where equal ones tie."""
+        """Returns the score of each group: a sum of scores, in float64, where equal ones tie."""
         sums = np.zeros(self._coupling.widths.size)
         with np.errstate(over="ignore", invalid="ignore"):
-            for part, (first, *_) in zip(split(scores, weights), self._coupling.places):
-                lengths = (1,) * (part.ndim - first.ndim) + first.shape
-                others = tuple(axis for axis, length in enumerate(lengths) if length == 1)
-                part = part.sum(axis=others, keepdims=True, dtype=np.float64)
-                sums += np.bincount(np.broadcast_to(first, part.shape).ravel(), part.ravel(), sums.size)
+            for part, (makes, *reads) in zip(split(scores, weights), self._coupling.places):
+                for place in [makes] if self._channel_scores is None else reads:
+                    lengths = (1,) * (part.ndim - place.ndim) + place.shape
+                    others = tuple(axis for axis, length in enumerate(lengths) if length == 1)
+                    of_place = part.sum(axis=others, keepdims=True, dtype=np.float64)
+                    sums += np.bincount(np.broadcast_to(place, of_place.shape).ravel(), of_place.ravel(), sums.size)
         if np.isnan(sums[1:]).any():
             raise ValueError("Expected scores that add up in every channel. Received: inf and -inf in one channel")
-        return sums
+        return sums if self._channel_scores is None else self._channel_scores(sums)
 
     def _staying(self, weights: Sequence[PrunableWeight], kept: np.ndarray) -> np.ndarray:
         """Returns for each group whether a cut kept it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import check_same_keras, compile_arguments, keras_of
 from force_tf.objective.batches import Batch
+from force_tf.objective.linear_error import linear_error
 
 _SPARSE = ("SparseCategoricalCrossentropy", "sparse_categorical_crossentropy")
 _CATEGORICAL = ("CategoricalCrossentropy", "categorical_crossentropy")
@@ -46,6 +48,7 @@ class DataLoss:
         self._output_names = getattr(model, "output_names", None)
         self._loss, self._loss_weights = _resolve(model, loss)
         self._temperature = temperature
+        self._linear = False
         # The losses, targets and output shapes of the last call belong together; known once the loss has been traced.
         self._targets_of: Callable[[Any], list] | None = None
         self._terms: list[tuple[Any, tuple]] = []
@@ -54,6 +57,12 @@ class DataLoss:
         """Returns the same loss with the logits of its cross-entropies divided by `temperature`."""
         other = copy.copy(self)
         other._temperature = temperature
+        return other
+
+    def with_linear_error(self) -> DataLoss:
+        """Returns Σ |t − o| over the outputs in the place of every loss, of probabilities where that compares them."""
+        other = copy.copy(self)
+        other._linear = True
         return other
 
     def __call__(self, y: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
@@ -75,7 +84,8 @@ class DataLoss:
         for position, target in zip(scored, targets):
             output = outputs[position]
             _check_shape(losses[position], target, output)
-            term = _ScoredLoss(losses[position], self._temperature, output.dtype)(target, output, weights[position])
+            loss = _linear(losses[position]) if self._linear else losses[position]
+            term = _ScoredLoss(loss, self._temperature, output.dtype)(target, output, weights[position])
             term = term if factors[position] is None else factors[position] * term
             total = term if total is None else total + term
         return total
@@ -196,6 +206,18 @@ class _ScoredLoss(keras.losses.Loss):
         if value is None:
             raise TypeError(f"Expected a loss that returns a tensor. Received: None from {self._base!r}")
         return value
+
+
+def _linear(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
+    """Returns the linear error of what a loss compares."""
+    name = _name(loss)
+    logits = name in _SPARSE + _CATEGORICAL + _BINARY and keras_internals.loss_argument(loss, "from_logits", False)
+    return functools.partial(
+        linear_error,
+        classes=name in _SPARSE,
+        probabilities=None if not logits else "sigmoid" if name in _BINARY else "softmax",
+        axis=keras_internals.loss_argument(loss, "axis", -1) if name in _SPARSE + _CATEGORICAL else -1,
+    )
 
 
 def _same_rank(y_true, y_pred):

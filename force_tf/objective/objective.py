@@ -63,6 +63,21 @@ class Objective:
             other._data_loss = other._data_loss.with_temperature(temperature)
         return other
 
+    def with_linear_error(self) -> Objective:
+        """Returns Σ |t − o| over the outputs in place of the loss of the data, and nothing that layers add.
+
+        Raises:
+            ValueError: If targets are not compared with outputs by a loss.
+        """
+        if self._data_loss is None:
+            raise ValueError(
+                "Expected a model that is compiled with a loss, or `loss=`, since its targets are compared with its "
+                "outputs by |t − o|. Received: a model that computes its loss itself, or whose layers add it"
+            )
+        other = copy.copy(self)
+        other._data_loss, other._adds = self._data_loss.with_linear_error(), False
+        return other
+
     def __call__(
         self, model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, *, regularizers: bool = False
     ) -> tf.Tensor:

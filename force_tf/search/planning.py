@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from force_tf import schedules
 from force_tf.granularity import BoundGranularity, Plan
 from force_tf.models.weights import PrunableWeight
 
@@ -53,7 +54,13 @@ def make_plan(
             "Expected a schedule whose density never rises, since pruned weights may not return (or pass "
             f"revive=True). Received: schedule={schedule!r}"
         )
-    return Plan(weights, densities, sizes, floors, counts, scope, revive)
+    one_by_one = schedules.get(schedule) is schedules.one_by_one
+    if one_by_one and (revive or granularity.value != "channel"):
+        raise ValueError(
+            'Expected granularity="channel" and revive=False for schedule="one_by_one", which prunes one channel in '
+            f"each step. Received: granularity={granularity.value!r}, revive={revive!r}"
+        )
+    return Plan(weights, densities, sizes, floors, counts, scope, revive, one_by_one)
 
 
 def _check_sparsity(

@@ -207,7 +207,7 @@ class PruneAtInit:
         check_loss_argument(loss)
         check_searchable(model)
         weights, left_out = prunable_weights(model, self.layers)
-        granularity = self._granularity.bound(model, weights)
+        granularity = self._granularity.bound(model, weights, self.criterion.channel_scores)
         plan = make_plan(
             weights,
             granularity,

@@ -154,7 +154,7 @@ class _Search:
             self._granularity,
             [count / total for count in counts],
             sparsity=settings["sparsity"],
-            schedule=f"rounds of {settings['fraction']}",
+            schedule=[count / total for count in counts],
             scope=settings["scope"],
             min_per_layer=settings["min_per_layer"],
             revive=False,

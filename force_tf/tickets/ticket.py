@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from force_tf.layers import apply_masks
 from force_tf.masks import Masks
-from force_tf.models.paths import mask_wrappers
+from force_tf.models.paths import mask_wrappers, unwrapped
 from force_tf.models.rebuild import rebuild
 from force_tf.tickets.watched_fit import set_steps
 
@@ -74,5 +74,7 @@ def masked_network(model: keras.Model, masks: Masks, weights: list[np.ndarray] |
 
 def plain_weights(network: keras.Model) -> list[np.ndarray]:
     """Returns the weights of a masked network as `set_weights` of the model without masks takes them."""
-    masks = {id(each.mask) for _, wrapper in mask_wrappers(network) for each in wrapper.masked_weights}
-    return [np.array(tf.convert_to_tensor(weight)) for weight in network.weights if id(weight) not in masks]
+    wrappers = [wrapper for _, wrapper in mask_wrappers(network)]
+    inner = {id(weight) for wrapper in wrappers for weight in unwrapped(wrapper).weights}
+    own = {id(weight) for wrapper in wrappers for weight in wrapper.weights} - inner
+    return [np.array(tf.convert_to_tensor(weight)) for weight in network.weights if id(weight) not in own]

@@ -98,6 +98,7 @@ class Method:
         penalty: What grows on the weights that are to go, if anything: then all that the cut takes is chosen early, and
             taken in the last update.
         min_per_layer: How many weights each tensor keeps at least.
+        granularity: What a cut keeps or prunes as one.
     """
 
     score: criteria.Criterion | None
@@ -115,6 +116,7 @@ class Method:
     draws: Draws = dataclasses.field(default_factory=Draws)
     penalty: Penalty | None = None
     min_per_layer: int = 0
+    granularity: str = "weight"
 
     @property
     def changes_steps(self) -> bool:
@@ -151,6 +153,16 @@ METHODS = {
     # Of 80 epochs, one cut after every fourth from the eighth on.
     "snip_it": Method(
         criteria.SNIP(), "snip_it", begin=0.05, end=0.4, every=None, updates=UPDATES[schedules.snip_it], batches=5
+    ),
+    "snap_it": Method(
+        criteria.SNAP(),
+        "snip_it",
+        begin=0.05,
+        end=0.4,
+        every=None,
+        updates=UPDATES[schedules.snip_it],
+        batches=5,
+        granularity="channel",
     ),
     # The last cut leaves as much time as there is between two.
     "flipout": Method(

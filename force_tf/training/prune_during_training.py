@@ -38,6 +38,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
     | "dpf" | prunes the smallest weights of all, which go on training under the mask and may return |
     | "fggp" | of the half with the smallest gradients prunes the smallest weights |
     | "snip_it" | prunes by connection sensitivity in seven steps, half of all in the first |
+    | "snap_it" | the same with whole channels, by gates on them: `shrink` what it leaves |
     | "rigl" | keeps the density of the masks, and swaps by gradient |
     | "set" | keeps the density of the masks, and swaps at random |
 
@@ -53,15 +54,16 @@ class PruneDuringTraining(keras.callbacks.Callback):
             time from `begin` to `end` where that is shorter.
         initial_sparsity: The sparsity from which the density falls. As long as the masks are sparser than it has come
             to be, nothing is cut.
-        schedule: How the density falls: "cubic", "linear", "exponential", "halving", "snip_it", a list of densities,
-            one per cut, or a `callable(step, steps, density) -> density`.
+        schedule: How the density falls: "cubic", "linear", "exponential", "halving", "snip_it", "one_by_one" for
+            one channel per cut, a list of densities, one per cut, or a `callable(step, steps, density) -> density`.
         scope: "global" to compare all weights in a cut; "layer" to keep the same fraction of each tensor; "erk" for
             densities by Erdős–Rényi kernel.
         revive: Whether a cut may bring pruned weights back.
         swap: What is exchanged after the cut, a `Swap`; None for the method's own.
         min_per_layer: A cut leaves each weight tensor at least so many weights, or all that it has left, so that there
             is something to swap. None for the method's own: 1 for "granet", "greg" and "greg_2", else 0.
-        granularity: What a cut keeps or prunes as one, as in `PruneAtInit`; swaps exchange single weights.
+        granularity: What a cut keeps or prunes as one, as in `PruneAtInit`: single weights, but whole channels in
+            "snap_it"; swaps exchange single weights.
         pruned: What becomes of pruned weights while the model trains: "zero"; "dense" for values that train on under
             the mask by the gradients of θ⊙m, so that they return as what they have become; or "random" for values that
             are drawn into some of the forward passes, and train in those. Whatever reads the model finds θ⊙m, and at
@@ -97,7 +99,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
         - [To prune, or not to prune](https://arxiv.org/abs/1710.01878) (GMP), [DPF](https://arxiv.org/abs/2006.07253),
           [GraNet](https://arxiv.org/abs/2106.10404),
           [RigL](https://arxiv.org/abs/1911.11134), [SET](https://arxiv.org/abs/1707.04780),
-          [FGGP](https://arxiv.org/abs/2411.05500), [SNIP-it](https://arxiv.org/abs/2006.00896),
+          [FGGP](https://arxiv.org/abs/2411.05500), [SNIP-it and SNAP-it](https://arxiv.org/abs/2006.00896),
           [FlipOut](https://arxiv.org/abs/2009.02594), [GReg](https://arxiv.org/abs/2012.09243),
           [Stochastic Subnetwork Annealing](https://arxiv.org/abs/2401.08830)
     """
@@ -116,7 +118,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
         revive: bool | None = None,
         swap: Swap | None = None,
         min_per_layer: int | None = None,
-        granularity: str | Sequence[int] = "weight",
+        granularity: str | Sequence[int] | None = None,
         pruned: str | None = None,
         draws: Draws | None = None,
         penalty: Penalty | None = None,

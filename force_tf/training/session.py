@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf.granularity import Plan, split
+from force_tf.granularity import BoundGranularity, Plan, split
 from force_tf.objective.objective import Objective
 from force_tf.search.planning import make_plan
 from force_tf.training.between_updates import BetweenUpdates
@@ -48,7 +48,7 @@ class Session:
         self._live = LiveMasks(model, optimizer)
         self._batches = self._cut = self._growth = None
         self._make_scorers()
-        self._granularity = settings.granularity.bound(model, self._live.weights)
+        self._granularity = self._bound_granularity()
         self._penalty: GrowingPenalty | None = None
         self._between = self._make_between()
         self._span: Span | None = None
@@ -164,6 +164,11 @@ class Session:
             self._penalty = GrowingPenalty(live, row.penalty, self._to_prune)
             between.append(self._penalty)
         return between
+
+    def _bound_granularity(self) -> BoundGranularity:
+        score = self._settings.row.score
+        channel_scores = None if score is None else score.channel_scores
+        return self._settings.granularity.bound(self.model, self._live.weights, channel_scores)
 
     def _make_plan(self, densities: list[float]) -> Plan:
         settings, row = self._settings, self._settings.row

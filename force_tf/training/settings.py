@@ -102,7 +102,7 @@ def make_settings(
         end=point("end", own_end if end is None else end),
         every=None if every is None else interval("every", every),
         schedule=None if row.schedule is None else schedules.get(row.schedule),
-        granularity=resolve(granularity),
+        granularity=resolve(row.granularity if granularity is None else granularity),
         data=data,
         loss=loss,
         batch_size=arguments.integer("batch_size", batch_size, minimum=1),

@@ -37,7 +37,10 @@ class SparsityLogger(keras.callbacks.Callback):
       It should be 0. The gradient is that of the loss on one batch, regularizers included, in training mode.
     - `dead_channels`: how many output channels of masked weights have no kept weight, so that they give the same output
       for every input.
+    - `masks_dropped`, `masks_grown`: how many weights are pruned now and were not when the epoch before ended (or the
+      training began), and the other way round: 0 unless masks move.
     - `density/<path>`: the fraction of weights kept, of each masked weight.
+    - `dropped/<path>`, `grown/<path>`: what was dropped and grown, of each masked weight.
     - `dead_channels/<path>`: the dead channels of each masked weight.
 
     If a pruned weight or its gradient is not zero, a warning names the weight. The model's variables are left as they
@@ -97,11 +100,12 @@ class SparsityLogger(keras.callbacks.Callback):
         # Whether it must have targets is known when there is a model.
         options = {"needs_targets": False, "float_dtype": keras.config.floatx()}
         self._batch = None if data is None else Batches(data, seed=0, **options).first
+        self._masks: Masks | None = None  # of the epoch before
         self._gradients: _Gradients | None = None
         self._writer: tf.summary.SummaryWriter | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        masks = get_masks(self.model)  # raises if there are none
+        masks = self._masks = get_masks(self.model)  # raises if there are none
         if self._batch is not None:
             self._gradients = _Gradients(self.model, self.loss, self._batch, masks)
         self._close()  # what an interrupted fit left open
@@ -115,8 +119,18 @@ class SparsityLogger(keras.callbacks.Callback):
             f"dead_channels/{path}": dead_channels(masks[path], output_axes(layer, attribute))
             for path, (layer, attribute) in _owners(self.model, masks).items()
         }
-        totals = {"sparsity": float(masks.sparsity), **self._check(masks), "dead_channels": sum(dead.values())}
+        dropped, grown = _moved(self._masks, masks), _moved(masks, self._masks)
+        self._masks = masks
+        totals = {
+            "sparsity": float(masks.sparsity),
+            **self._check(masks),
+            "dead_channels": sum(dead.values()),
+            "masks_dropped": sum(dropped.values()),
+            "masks_grown": sum(grown.values()),
+        }
         per_layer |= dead
+        per_layer |= {f"dropped/{path}": count for path, count in dropped.items()}
+        per_layer |= {f"grown/{path}": count for path, count in grown.items()}
         if logs is not None:
             logs.update(totals | per_layer if self.per_layer else totals)
         if self._writer is not None:
@@ -162,6 +176,11 @@ class SparsityLogger(keras.callbacks.Callback):
 
     def _implements_predict_batch_hooks(self) -> bool:
         return False
+
+
+def _moved(before: Masks, after: Masks) -> dict[str, int]:
+    """Counts, of each masked weight, what is kept by the first masks and not by the second ones."""
+    return {path: int(np.count_nonzero(before[path] & ~after[path])) for path in after}
 
 
 class _Gradients:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples"))
 
 # isort: split
+import compared_methods
 import image_data
 import networks
 import run_folder
@@ -168,3 +170,34 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     run_folder.RunFolder(tmp_path, {"seed": 1, "epochs": 5, "method": "snip"})
     with pytest.raises(ValueError, match=r"--epochs=5.*Received: --epochs=6$"):
         run_folder.RunFolder(tmp_path, {"seed": 1, "epochs": 6, "method": "force"})
+
+
+@pytest.mark.parametrize("method", ["granet_st", "ticket"])
+def test_methods_that_benchmarks_compare(method, tmp_path):
+    data, folder = image_data.load("digits", limit=96), str(tmp_path / "ticket")
+    network = networks.build("lenet_300_100", data.input_shape, data.classes)
+
+    def fit(model, callbacks=()):
+        rows = training.train(
+            model,
+            data,
+            learning_rate=0.1,
+            batch_size=32,
+            epochs=3,
+            seed=0,
+            callbacks=callbacks,
+            whole_epochs=not callbacks,
+        )
+        return [1 - row["val_accuracy"] for row in rows]
+
+    started = compared_methods.start(
+        method, network, data, sparsity=0.6 if method == "granet_st" else 0.3, batch=32, seed=0, fit=fit, folder=folder
+    )
+    fit(started.model, started.callbacks)
+    ended = started.facts | compared_methods.end(started.model, started.callbacks, data)
+    total = 8 * 8 * 300 + 300 * 100 + 100 * 10
+    assert (ended["kept"], ended["total"]) == (round((0.4 if method == "granet_st" else 0.7) * total), total)
+    assert not ended["collapsed"]
+    if method == "ticket":
+        assert [density for density, _ in ended["rounds"]] == [1.0, 0.8]
+        assert not (tmp_path / "ticket").exists(), "the rounds are kept until the ticket is found"

@@ -22,10 +22,16 @@ MEASURED = {
     "sparsity": 1 - 7 / 36,
     "nonzero_masked_weights": 0,
     "dead_channels": 1,
+    "masks_dropped": 0,
+    "masks_grown": 0,
     "density/conv/kernel": 5 / 12,
     "density/logits/kernel": 2 / 24,
     "dead_channels/conv/kernel": 1,
     "dead_channels/logits/kernel": 0,
+    "dropped/conv/kernel": 0,
+    "dropped/logits/kernel": 0,
+    "grown/conv/kernel": 0,
+    "grown/logits/kernel": 0,
 }
 CHECKED = MEASURED | {"nonzero_masked_gradients": 0}
 
@@ -92,7 +98,14 @@ def test_history_has_what_was_measured(either_keras):
 
 def test_without_data_there_is_no_gradient_check_and_without_layers_no_paths():
     history = fit(pruned_model(), SparsityLogger(per_layer=False), epochs=1)
-    assert set(history) == {"loss", "sparsity", "nonzero_masked_weights", "dead_channels"}
+    assert set(history) == {
+        "loss",
+        "sparsity",
+        "nonzero_masked_weights",
+        "dead_channels",
+        "masks_dropped",
+        "masks_grown",
+    }
 
 
 def test_later_callbacks_see_the_logs(either_keras, tmp_path):
@@ -131,11 +144,18 @@ def test_training_is_the_same_with_and_without(either_keras):
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_masks_that_change_are_followed():
+def test_masks_that_change_are_followed(tmp_path):
     model = pruned_model()
-    all_kept = np.ones_like(DENSE)
-    change = at(1, lambda: model.get_layer("logits").set_masks({"kernel": all_kept}))
-    assert fit(model, SparsityLogger(), change)["density/logits/kernel"] == [pytest.approx(2 / 24), 1.0]
+    others = np.ones_like(DENSE)
+    others[0, 0] = False
+    change = at(1, lambda: model.get_layer("logits").set_masks({"kernel": others}))
+    history = fit(model, SparsityLogger(tmp_path), change)
+    assert history["density/logits/kernel"] == [pytest.approx(2 / 24), pytest.approx(23 / 24)]
+    moved = {"masks_dropped": 1, "masks_grown": 22, "dropped/logits/kernel": 1, "grown/logits/kernel": 22}
+    moved["grown/conv/kernel"] = 0
+    assert {key: history[key] for key in moved} == {key: [0, count] for key, count in moved.items()}
+    seen = scalars(tmp_path)
+    assert {key: seen[key] for key in moved} == {key: [(0, 0), (1, count)] for key, count in moved.items()}
 
 
 def test_a_weight_that_is_not_zero_is_counted_and_named():
