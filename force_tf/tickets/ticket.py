@@ -45,12 +45,6 @@ class Ticket:
         Raises:
             TypeError: If it is not a Keras model.
             ValueError: If the masks or the weights do not fit it.
-
-        Example:
-
-        ```python
-        fit(ticket.apply(model))
-        ```
         """
         return masked_network(model, self.masks, self.weights, self.rewind_step)
 
