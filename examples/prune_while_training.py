@@ -31,7 +31,8 @@ from training import cross_entropy, train
 import force_tf
 
 _START_SPARSE = ("rigl", "set")
-_METHODS_KNOWN = ("gmp", "granet", "dpf", "fggp", "snip_it", *_START_SPARSE)
+_START_DENSE = ("gmp", "granet", "dpf", "fggp", "snip_it", "flipout", "greg", "greg_2", "annealing")
+_METHODS_KNOWN = (*_START_DENSE, *_START_SPARSE)
 _KERAS = flags.DEFINE_enum("keras", "keras", ("keras", "tf_keras"), "Keras 3, or the legacy Keras of tfmot.")
 _DATASET = flags.DEFINE_enum("dataset", "digits", image_data.NAMES, "The images to learn.")
 _NETWORK = flags.DEFINE_enum("network", "small_convnet", networks.NAMES, "The network to prune.")

@@ -30,6 +30,8 @@ TESTS = (
     "tests/training/test_prune_during_training.py",
     *("tests/layers/test_checkpoints.py", "tests/layers/test_training.py", "tests/layers/test_tf_keras_models.py"),
     *("tests/training/test_prune_during_training_forms.py", "tests/training/test_dense_under_masks.py"),
+    *("tests/training/test_sign_flips.py", "tests/training/test_growing_penalty.py"),
+    "tests/training/test_random_draws.py",
     *("tests/shrinking/test_shrink.py", "tests/shrinking/test_shrink_layers.py", "tests/cost"),
     *(
         "tests/export/test_export.py",
