@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from force_tf.granularity.selection import top_k
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
 import networks
+from peak_memory import peak_bytes
 
 _NETWORK = flags.DEFINE_string("network", "vgg19", "A network of examples/networks.py, in its CIFAR form.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per batch.", lower_bound=2)
@@ -139,8 +139,7 @@ def run_for_peak(what):
             gradient(*map(tf.constant, batch))
     else:
         force_tf.PruneAtInit("force", sparsity=_SPARSITY.value, steps=4).find_masks(model, [batch], loss, verbose=0)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(kilobytes * 1024, sum(variable.shape.num_elements() for variable in model.trainable_weights))
+    print(peak_bytes(), sum(variable.shape.num_elements() for variable in model.trainable_weights))
 
 
 def spread(values):

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from force_tf.version import __version__
 
@@ -71,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: argparse._SubParsersAction, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+# What `add_subparsers` returns has no public type: below it is Any.
+def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=summary,
@@ -81,7 +83,7 @@ def _command(commands: argparse._SubParsersAction, name: str, summary: str, exam
     )
 
 
-def _add_inspect(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_inspect(commands: Any) -> argparse.ArgumentParser:
     summary = "tells what a model (.keras, .h5), masks (.npz) or a .tflite file hold, tensor by tensor"
     command = _command(commands, "inspect", summary, "inspect model.keras")
     command.add_argument("file", metavar="FILE", help="a .keras, .h5, .npz or .tflite file")
@@ -94,7 +96,7 @@ def _add_inspect(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     return command
 
 
-def _add_prune(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_prune(commands: Any) -> argparse.ArgumentParser:
     summary = "finds the weights worth keeping, and writes the pruned model, or the masks alone"
     command = _command(
         commands, "prune", summary, "prune model.keras pruned.keras --method=force --sparsity=0.95 --data=train.npz"
@@ -139,7 +141,7 @@ def _add_prune(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     return command
 
 
-def _add_shrink(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_shrink(commands: Any) -> argparse.ArgumentParser:
     summary = "removes the channels that pruning has killed, and writes the smaller model"
     command = _command(commands, "shrink", summary, "shrink pruned.keras small.keras")
     command.add_argument("model", metavar="MODEL", help="a .keras or .h5 file of a pruned model")
@@ -148,7 +150,7 @@ def _add_shrink(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     return command
 
 
-def _add_export(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_export(commands: Any) -> argparse.ArgumentParser:
     summary = "writes a model as a TFLite file, runs it, and compares it with the model"
     command = _command(
         commands, "export", summary, "export pruned.keras model.tflite --quantize=int8 --representative-data=train.npz"
@@ -182,7 +184,7 @@ def _add_export(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     return command
 
 
-def _add_benchmark(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_benchmark(commands: Any) -> argparse.ArgumentParser:
     summary = "times TFLite files on this machine, and measures their memory"
     command = _command(commands, "benchmark", summary, "benchmark dense.tflite pruned.tflite --threads=2")
     command.add_argument("files", metavar="FILE", nargs="+", help="a .tflite file")

@@ -229,6 +229,14 @@ def test_update_cost_times_steps_and_updates():
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["granet", "annealing"]
 
 
+def test_growth_times_each_stage_and_weighs_a_search():
+    result = run("benchmarks/growth.py", "--layers=2,4", "--weights=0.01", "--steps=1")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows if row[:1] in (["2"], ["4"], ["0.01"])] == ["2", "4", "0.01", "0.01"]
+    assert "copies of" in result.stdout.splitlines()[-1]
+
+
 def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
     output = tmp_path / "results.jsonl"
     setting = {"seed": 0, "epochs": 1, "learning_rate": 0.1, "limit": None}
