@@ -19,6 +19,7 @@ from force_tf.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from force_tf import callbacks, channels, criteria, plots, schedules
+    from force_tf.budget import Budget
     from force_tf.cost.flops import count_flops
     from force_tf.export import benchmark_tflite, check_tflite, evaluate_tflite, export_tflite, sparse_kernel_layers
     from force_tf.masks import Masks
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from force_tf.tickets.ticket import Ticket
 
 __all__ = [
+    "Budget",
     "CollapsedError",
     "ConstantOutputWarning",
     "LayerCollapseWarning",
@@ -65,6 +67,7 @@ __all__ = [
 
 # Where the names are that are imported on first use; a name that is missing here is a module of this package.
 _HOMES = {
+    "Budget": "force_tf.budget",
     "CollapsedError": "force_tf.models.collapse",
     "ConstantOutputWarning": "force_tf.models.collapse",
     "LayerCollapseWarning": "force_tf.models.collapse",

@@ -230,7 +230,10 @@ class Masks(Mapping[str, np.ndarray]):
         return "\n".join([*lines, *self._measured_lines()])
 
     def _measured_lines(self) -> list[str]:
-        lines = []
+        lines: list[str] = []
+        for name, cost in self._metadata.get("budget", {}).items():
+            line = f"{name}: {cost['result']:,} of at most {cost['budget']:,}; dense: {cost['dense']:,}"
+            lines += [line] if lines else ["", "Budget:", line]
         effective = self._metadata.get("effective_sparsity")
         if effective is not None:
             live = round((1 - effective) * self.total)

@@ -56,6 +56,7 @@ _LONG = {
         "test_growing_penalty",
         "test_random_draws",
         "test_methods_contract",
+        "test_budget",
     ),
 }
 

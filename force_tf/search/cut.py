@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,12 @@ class Cut(abc.ABC):
         zeros: Is shown the scores where zeros may decide.
         invert: Whether to keep the lowest scores instead.
         dtype: The float type in which scores are compared.
+
+    Attributes:
+        costs: What the network costs that the search ends with, where it searches to a budget.
     """
+
+    costs: Mapping[str, int] | None = None
 
     def __init__(self, plan: Plan, zeros: ZeroScores, invert: bool, dtype: type):
         self._plan, self._zeros, self._invert, self._dtype = plan, zeros, invert, dtype
@@ -70,6 +75,10 @@ class Cut(abc.ABC):
     def used(self) -> np.ndarray:
         """Returns the masks that the search ends with, as one flat array."""
 
+    def is_last(self, step: int) -> bool:
+        """Whether the search ends with the cut of a step."""
+        return step == len(self._plan.counts)
+
     def _zeros_tell(self, step: int) -> bool:
         """Whether zeros decide in the cut of a step; in an inverted one they come first."""
-        return step == len(self._plan.counts) and not self._invert
+        return self.is_last(step) and not self._invert

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from force_tf.criteria import Network
-from force_tf.granularity import BoundGranularity, Granularity, Plan, Weights
+from force_tf.granularity import BoundGranularity, Granularity, Pattern, Plan, Weights
+from force_tf.search.budget_cut import BudgetCut
 from force_tf.search.cut import Cut
 from force_tf.search.device_cut import DeviceCut, compiles_on
 from force_tf.search.flat_scores import score_dtype
 from force_tf.search.host_cut import HostCut
+from force_tf.search.limits import BoundLimits, Limits
 from force_tf.search.repair import Repair
 from force_tf.search.zero_scores import ZeroScores
 
 
-def check_place(cut: str, granularity: Granularity, repair: bool) -> None:
-    """Raises unless cuts of a granularity can be made where `cut=` says, and repaired if that is asked for.
+def check_place(cut: str, granularity: Granularity, repair: bool, budget: Limits | None) -> None:
+    """Raises unless cuts of a granularity can be made where `cut=` says, and be repaired or meet a budget if asked.
 
     Raises:
         ValueError: If they cannot.
@@ -27,6 +31,11 @@ def check_place(cut: str, granularity: Granularity, repair: bool) -> None:
         raise ValueError(
             'Expected cut="auto" or "host" for a repair, which is made on the host. '
             "Received: cut='device', repair=True"
+        )
+    if budget and (cut == "device" or isinstance(granularity, Pattern)):
+        raise ValueError(
+            'Expected cut="auto" or "host" and a granularity other than a pattern, whose sparsity is given, for a '
+            f"search to a budget. Received: cut={cut!r}, granularity={granularity.value!r}"
         )
     if repair and not isinstance(granularity, Weights):
         raise ValueError(
@@ -44,6 +53,8 @@ def make_cut(
     granularity: BoundGranularity,
     network: Network,
     repair: Repair | None = None,
+    limits: BoundLimits | None = None,
+    plan_to: Callable[[float], Plan],
 ) -> Cut:
     """Returns what cuts the scores of a search.
 
@@ -56,9 +67,13 @@ def make_cut(
         granularity: What is kept or pruned as one.
         network: What is scored, whose weights lie where the scores will.
         repair: What the last cut goes through, on the host; None for nothing.
+        limits: The budget to which to cut, on the host; None for the plan's own end.
+        plan_to: Returns the plan of all steps that lead to a density.
     """
     device = network.dense[0].device if network.dense else ""
     dtype = score_dtype(network.weights)
+    if limits:
+        return BudgetCut(plan, zeros, invert, dtype, granularity, limits=limits, plan_to=plan_to)
     if cut == "device" or (cut == "auto" and not repair and granularity.on_device and compiles_on(device)):
         return DeviceCut(plan, zeros, invert, dtype, device)
     return HostCut(plan, zeros, invert, dtype, granularity, repair)

@@ -18,6 +18,7 @@ from force_tf.models.collapse import (
 from force_tf.models.live_paths import count_live
 from force_tf.models.weights import PrunableWeight
 from force_tf.objective.batches import Batches
+from force_tf.search.limits import BoundLimits
 from force_tf.search.zero_scores import ZeroScores, ZeroScoresWarning
 
 
@@ -84,3 +85,19 @@ def live_weights(
         return count_live(model, weights, masks, batches)
     except Exception:  # whatever the model makes of one positive row, the search has its masks
         return None
+
+
+def budget_facts(limits: BoundLimits | None, costs: Mapping[str, int] | None, keep: np.ndarray) -> dict[str, Any]:
+    """Returns what the metadata tell of a budget: for each cost the limit, the result and that of the dense model.
+
+    Args:
+        limits: The budget, or None.
+        costs: What the pruned network costs.
+        keep: The weights that are kept.
+    """
+    if limits is None:
+        return {}
+    rows = {
+        name: {"budget": most, "result": costs[name], "dense": limits.dense[name]} for name, most in limits.most.items()
+    }
+    return {"budget": rows, "sparsity": 1.0 - np.count_nonzero(keep) / keep.size}

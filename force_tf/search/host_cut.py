@@ -42,23 +42,35 @@ class HostCut(Cut):
         self._scores = np.empty(self._keep.size, dtype)
 
     def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
-        flat, before = self._scores, self._keep
-        fill(flat, scores, self._plan.weights)
-        if self._invert:
-            np.negative(flat, out=flat)
-        eligible = None if self._plan.revive or step == 1 else before
-        self._keep = self._granularity.cut(self._plan, step, flat, eligible)
+        self._fill(scores)
+        before, eligible = self._keep, self._eligible(step)
+        self._keep = self._granularity.cut(self._plan, step, self._scores, eligible)
         if step == 1:
-            self._zeros.look_at_dense([part.any() for part in split(flat, self._plan.weights)])
+            self._look_at_dense()
         if self._zeros_tell(step):
             self._show_last_cut(eligible)
-        if self._repair and step == len(self._plan.counts):
-            self._keep = self._repair(self._plan, self._keep, flat)
+        if self._repair and self.is_last(step):
+            self._keep = self._repair(self._plan, self._keep, self._scores)
+        return self._facts(before)
+
+    def _fill(self, scores: Iterable[Any]) -> None:
+        fill(self._scores, scores, self._plan.weights)
+        if self._invert:
+            np.negative(self._scores, out=self._scores)
+
+    def _eligible(self, step: int) -> np.ndarray | None:
+        return None if self._plan.revive or step == 1 else self._keep
+
+    def _facts(self, before: np.ndarray) -> CutFacts:
+        """Returns what a cut tells of itself; the scores are spent."""
         return CutFacts(
             kept=int(np.count_nonzero(self.used())),
-            saliency_kept=saliency_kept(flat, self._keep),
+            saliency_kept=saliency_kept(self._scores, self._keep),
             revived=int(np.count_nonzero(self._keep & ~before)),
         )
+
+    def _look_at_dense(self) -> None:
+        self._zeros.look_at_dense([part.any() for part in split(self._scores, self._plan.weights)])
 
     def _show_last_cut(self, eligible: np.ndarray | None) -> None:
         scored = self._scores != 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,12 +20,14 @@ from force_tf.models.keras_models import check_model
 from force_tf.models.layer_selection import LayerSelection
 from force_tf.models.model_state import preserved_variables
 from force_tf.models.prunable import prunable_weights
+from force_tf.models.weights import PrunableWeight
 from force_tf.search import presets
 from force_tf.search.checkpoint import Checkpoint, Progress
 from force_tf.search.collapse_check import check_collapse
 from force_tf.search.cutting import check_place, make_cut
 from force_tf.search.data import check_loss_argument, search_data
-from force_tf.search.findings import facts_of, live_weights, warnings_of
+from force_tf.search.findings import budget_facts, facts_of, live_weights, warnings_of
+from force_tf.search.limits import BoundLimits, Limits, check_budget
 from force_tf.search.metadata import search_description, settings_of
 from force_tf.search.network import build_network, check_searchable, prepared
 from force_tf.search.planning import make_plan
@@ -43,7 +46,9 @@ class PruneAtInit:
         method: "snip", "iter_snip", "snip_it", "force", "grasp", "iter_grasp", "synflow", "synflow_l2", "prospr",
             "early_ticket", "magnitude", "random", or a `force_tf.criteria.Criterion`. A criterion of this package
             brings the defaults of the method named after it; another one is applied once.
-        sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1.
+        sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1. None: 0.99, or what `budget` asks.
+        budget: A `force_tf.Budget` in place of a sparsity: what the network may cost that `shrink` leaves. The search
+            ends with the first step whose cut fits it, and then cuts so that the densest network within it comes out.
         steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force", "iter_grasp" and
             "early_ticket", 100 for "synflow" and "synflow_l2", 7 for "snip_it", 1 for the others.
         schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
@@ -92,13 +97,14 @@ class PruneAtInit:
           [SynFlow](https://arxiv.org/abs/2006.05467), [ProsPr](https://arxiv.org/abs/2202.08132)
     """
 
-    invert, repair, cut = False, False, "auto"  # of objects that were pickled before there was a choice
+    invert, repair, budget, cut = False, False, None, "auto"  # of objects that were pickled before there was a choice
 
     def __init__(
         self,
         method: str | criteria.Criterion = "force",
-        sparsity: float = 0.99,
+        sparsity: float | None = None,
         *,
+        budget: Limits | None = None,
         steps: int | None = None,
         schedule: str | schedules.Schedule | None = None,
         batches: int | None = None,
@@ -113,7 +119,8 @@ class PruneAtInit:
         cut: str = "auto",
     ):
         self.method, self.criterion, preset = presets.resolve(method)
-        self.sparsity = arguments.fraction("sparsity", sparsity)
+        self.budget = check_budget(budget, sparsity, repair)
+        self.sparsity = None if budget else arguments.fraction("sparsity", 0.99 if sparsity is None else sparsity)
         self.steps = arguments.integer("steps", preset.steps if steps is None else steps, minimum=1)
         self.schedule = preset.schedule if schedule is None else schedule
         self._schedule = schedules.get(self.schedule)
@@ -126,14 +133,18 @@ class PruneAtInit:
         self.granularity = self._granularity.value
         self.scope = check_scope(scope, self._granularity)
         self.cut = arguments.one_of("cut", cut, ("auto", "host", "device"))
-        check_place(self.cut, self._granularity, self.repair)
+        check_place(self.cut, self._granularity, self.repair, self.budget)
         self.layers = layers
         self.seed = None if seed is None else arguments.integer("seed", seed, minimum=0)
         self.history: list[dict[str, Any]] = []
-        self._densities = schedules.densities(self._schedule, self.steps, 1.0 - self.sparsity)
+        # With a budget it is the scores that tell where the schedule leads.
+        self._densities = (
+            [1.0] * self.steps if budget else schedules.densities(self._schedule, self.steps, 1.0 - self.sparsity)
+        )
 
     def __repr__(self) -> str:
-        return f"PruneAtInit(method={self.method!r}, sparsity={self.sparsity}, steps={self.steps})"
+        aim = f"budget={self.budget!r}" if self.budget else f"sparsity={self.sparsity}"
+        return f"PruneAtInit(method={self.method!r}, {aim}, steps={self.steps})"
 
     def find_masks(
         self,
@@ -208,17 +219,14 @@ class PruneAtInit:
         check_searchable(model)
         weights, left_out = prunable_weights(model, self.layers)
         granularity = self._granularity.bound(model, weights, self.criterion.channel_scores)
-        plan = make_plan(
-            weights,
-            granularity,
-            self._densities,
-            sparsity=self.sparsity,
-            schedule=self.schedule,
-            scope=self.scope,
-            min_per_layer=self.min_per_layer,
-            revive=self.revive,
-        )
+        plan = self._plan(weights, granularity, self._densities)
         batch_size = arguments.integer("batch_size", batch_size, minimum=1)
+        if self.budget and checkpoint is not None:
+            raise ValueError(
+                "Expected `sparsity` for a search with a checkpoint, since one to a budget cannot go on where it was. "
+                f"Received: checkpoint={checkpoint!r}, budget={self.budget!r}"
+            )
+        limits = self.budget.bound(model, weights) if self.budget else None
         kept = None if checkpoint is None else Checkpoint(checkpoint)
         seed = kept.seed if kept and self.seed is None else self.seed
         given = search_data(self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=seed)
@@ -231,13 +239,13 @@ class PruneAtInit:
         if kept:
             kept.begin(network, search_description(self, model, loss, batch_size))
         with preserved_variables(network.model):
-            keep = self._search(network, plan, granularity, zeros, verbose, kept, repair)
+            keep, costs = self._search(network, plan, granularity, zeros, verbose, kept, repair, limits)
         masks = dict(zip((weight.path for weight in weights), split(keep, weights)))
         trial = check_collapse(model, weights, list(masks.values()), given.batches, random)
         for text, category in warnings_of(trial, zeros, masks):
             warnings.warn(text, category, stacklevel=3)  # at the caller of the public method
         live = live_weights(model, weights, list(masks.values()), given.batches)
-        facts = facts_of(trial, live, keep.size)
+        facts = facts_of(trial, live, keep.size) | budget_facts(limits, costs, keep)
         return Masks(masks, left_out=left_out, metadata=settings_of(self, model) | facts)
 
     def _search(
@@ -249,11 +257,20 @@ class PruneAtInit:
         verbose: str | int,
         checkpoint: Checkpoint | None,
         repair: Repair | None,
-    ) -> np.ndarray:
+        limits: BoundLimits | None,
+    ) -> tuple[np.ndarray, Mapping[str, int] | None]:
         self.history = []
         network = prepared(self.criterion, network)
         cut = make_cut(
-            self.cut, plan, zeros, invert=self.invert, granularity=granularity, network=network, repair=repair
+            self.cut,
+            plan,
+            zeros,
+            invert=self.invert,
+            granularity=granularity,
+            network=network,
+            repair=repair,
+            limits=limits,
+            plan_to=functools.partial(self._plan_to, network.weights, granularity),
         )
         weight_count = sum(weight.size for weight in network.weights)
         done = 0
@@ -268,11 +285,32 @@ class PruneAtInit:
         for step in range(done + 1, self.steps + 1):
             begin = time.perf_counter()
             facts = cut(step, self.criterion.scores(network))
-            if step < self.steps:
+            if not cut.is_last(step):
                 network.assign_masks(cut.masks())
             row = {"step": step, "density": facts.kept / weight_count, **dataclasses.asdict(facts)}
             self.history.append({**row, "seconds": time.perf_counter() - begin})
             if checkpoint and checkpoint.is_due(step):
                 checkpoint.save(network, Progress(step, cut.marks(), self.history, zeros.state()))
-            progress.update(step, [("density", row["density"]), ("saliency kept", row["saliency_kept"])])
-        return cut.used()
+            shown = [("density", row["density"]), ("saliency kept", row["saliency_kept"])]
+            progress.update(step, shown, finalize=cut.is_last(step))
+            if cut.is_last(step):
+                break
+        return cut.used(), cut.costs
+
+    def _plan(
+        self, weights: Sequence[PrunableWeight], granularity: BoundGranularity, densities: Sequence[float]
+    ) -> Plan:
+        return make_plan(
+            weights,
+            granularity,
+            densities,
+            sparsity=1.0 - densities[-1] if self.sparsity is None else self.sparsity,
+            schedule=self.schedule,
+            scope=self.scope,
+            min_per_layer=self.min_per_layer,
+            revive=self.revive,
+        )
+
+    def _plan_to(self, weights: Sequence[PrunableWeight], granularity: BoundGranularity, density: float) -> Plan:
+        """Returns the plan of all steps that lead to a density."""
+        return self._plan(weights, granularity, schedules.densities(self._schedule, self.steps, density))

@@ -1,0 +1,140 @@
+"""`Budget`: what a pruned network may cost, instead of how many of its weights are to go."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf import layers
+from force_tf.cost.flops import count_flops
+from force_tf.export import export_tflite
+from force_tf.export.convert import QUANTIZATIONS
+from force_tf.masks import Masks
+from force_tf.models.collapse import CollapsedError
+from force_tf.models.keras_models import array_variables, check_is_graph, input_specs, tf_variable
+from force_tf.models.prunable import all_prunable_weights
+from force_tf.models.weights import PrunableWeight
+from force_tf.search.limits import BoundLimits, Limits
+from force_tf.shrinking import shrink
+
+_CALIBRATION_ROWS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget(Limits):
+    """What a pruned network may cost: multiply-adds, parameters, or bytes of its file, or several of them.
+
+    What counts is what `shrink` leaves of the pruned network. A number below 1 is a fraction of what the dense model
+    costs, another one an absolute number.
+
+    Args:
+        flops: Multiply-adds for one sample, as `count_flops` counts them in what `shrink` leaves, zeros included.
+        parameters: The kept weights that `shrink` leaves, and all its other variables: biases, scales, statistics.
+        file_bytes: Bytes of the file that `export_tflite` writes.
+        quantize: The types of that file's numbers, as in `export_tflite`.
+
+    Raises:
+        TypeError: If a cost is no number.
+        ValueError: If none is given, one is not positive, or `quantize` is unknown or stands without `file_bytes`.
+
+    Example:
+
+    >>> force_tf.PruneAtInit("force", budget=force_tf.Budget(parameters=50_000)).budget.parameters
+    50000
+    """
+
+    flops: float | int | None = None
+    parameters: float | int | None = None
+    file_bytes: float | int | None = None
+    quantize: str | None = None
+
+    def __post_init__(self):
+        given = self._given()
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+                raise TypeError(f"Expected `{name}` to be a positive number. Received: {name}={value!r}")
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"Expected `{name}` to be a fraction below 1 or a positive number. Received: {name}={value!r}"
+                )
+        if not given:
+            raise ValueError("Expected one of `flops`, `parameters` and `file_bytes`. Received: Budget()")
+        if self.quantize not in QUANTIZATIONS:
+            raise ValueError(f"Expected `quantize` to be one of {QUANTIZATIONS}. Received: quantize={self.quantize!r}")
+        if self.quantize is not None and self.file_bytes is None:
+            raise ValueError(f"Expected `file_bytes` where `quantize` is given. Received: quantize={self.quantize!r}")
+
+    def _given(self) -> dict[str, float]:
+        every = {"flops": self.flops, "parameters": self.parameters, "file_bytes": self.file_bytes}
+        return {name: value for name, value in every.items() if value is not None}
+
+    def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundLimits:
+        check_is_graph(model)
+        return _Bound(model, weights, self._given(), self.quantize)
+
+
+class _Bound(BoundLimits):
+    def __init__(self, model: Any, weights: Sequence[PrunableWeight], given: Mapping[str, float], quantize: str | None):
+        self._model, self._weights, self._quantize = model, weights, quantize
+        self._names = list(given)
+        dense = self.costs([np.ones(weight.shape, bool) for weight in weights])
+        if dense is None:
+            raise ValueError(
+                f"Expected a model whose outputs depend on its inputs. Received: {model.name!r}, which has collapsed"
+            )
+        self.dense = dense
+        self.most = {
+            name: math.floor(value * self.dense[name]) if value < 1 else int(value) for name, value in given.items()
+        }
+
+    def costs(self, masks: Sequence[np.ndarray]) -> Mapping[str, int] | None:
+        kept = {weight.path: mask for weight, mask in zip(self._weights, masks)}
+        others = {w.path: np.ones(w.shape, bool) for w in all_prunable_weights(self._model) if w.path not in kept}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Every channel of the model")
+            try:
+                small = shrink(layers.apply_masks(self._model, Masks({**kept, **others})))
+            except CollapsedError:
+                return None
+        masks_left = layers.get_masks(small)
+        plain = layers.strip_pruning(small)
+        measured = {
+            "flops": lambda: count_flops(plain, {}),
+            "parameters": lambda: _parameters(plain, masks_left),
+            "file_bytes": lambda: _file_bytes(plain, masks_left, self._quantize),
+        }
+        return {name: measured[name]() for name in self._names}
+
+
+def _parameters(model: Any, masks: Masks) -> int:
+    return sum(math.prod(variable.shape) for variable in array_variables(model)) - (masks.total - masks.kept)
+
+
+def _file_bytes(model: Any, masks: Masks, quantize: str | None) -> int:
+    """Returns the bytes of a model's file once it is trained: equal numbers, as at the start, would be stored once."""
+    random = np.random.default_rng(0)
+    kept = {id(weight.variable): masks[weight.path] for weight in all_prunable_weights(model) if weight.path in masks}
+    for variable in array_variables(model):
+        if tf.as_dtype(variable.dtype).is_floating:
+            drawn = random.uniform(0.01, 0.1, tuple(variable.shape))
+            tf_variable(variable).assign(tf.cast(drawn * kept.get(id(variable), 1), variable.dtype))
+    data = None
+    if quantize in ("int8", "int8_io"):
+        specs = input_specs(model)
+        data = tf.nest.map_structure(
+            lambda spec: tf.cast(random.normal(size=[_CALIBRATION_ROWS, *spec.shape[1:]]), spec.dtype), specs
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.tflite")
+        report = export_tflite(
+            model, path, quantize=quantize, representative_data=data, tolerance=math.inf, verbose=False
+        )
+    return report.bytes
