@@ -16,6 +16,7 @@ from force_tf.export.processors import processors_in
 from force_tf.export.samples import signature_of
 from force_tf.export.sparse_repair import kept_right
 from force_tf.export.verify import RunError, compare, file_outputs, largest
+from helpers import keras_phone_networks
 from helpers.phone_networks import NETWORKS, network, random_network, sparse_file
 
 FOLDER = os.environ.get("FORCE_TF_EMULATORS")
@@ -76,6 +77,24 @@ def test_every_variant_comes_out_right(name, quantize, module, tmp_path):
                 verbose=False,
             )
         assert len(report.verified_on) == (3 if report.failure is None else 1)
+
+
+@pytest.mark.parametrize("quantize", [None, "float16"])
+@pytest.mark.parametrize("name", [*NETWORKS, *(f"keras: {name}" for name in keras_phone_networks.NETWORKS)])
+def test_rewritten_files_run_sparsely_and_come_out_right(name, quantize, tmp_path):
+    *written_by_keras, name = name.split("keras: ")
+    model = keras_phone_networks.network(name) if written_by_keras else network(name)
+    report = force_tf.export_tflite(
+        model,
+        tmp_path / "model.tflite",
+        quantize=quantize,
+        sparse_kernels=True,
+        verify_data=images(model),
+        verify_on=FOLDER,
+        verbose=False,
+    )
+    assert len(report.verified_on) == 3
+    assert [cluster.verdict for cluster in report.clusters] == ["sparse"]
 
 
 @pytest.mark.parametrize("seed", range(40))
