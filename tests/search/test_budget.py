@@ -52,6 +52,7 @@ def test_the_search_ends_with_the_first_step_that_fits(either_keras):
     assert force_tf.count_flops(force_tf.strip_pruning(small)) == 216
 
 
+@pytest.mark.slow  # some twenty files are written
 def test_a_file_and_several_costs_at_once(either_keras, tmp_path):
     model = network(either_keras)
     budget = force_tf.Budget(file_bytes=0.9, quantize="float16", flops=0.8)
