@@ -14,7 +14,7 @@ from training import cross_entropy
 import force_tf
 
 AT_INIT = ("random", "random_erk", "snip", "grasp", "synflow", "iter_snip", "force", "early_ticket")
-DURING = ("gmp", "rigl", "set", "granet", "granet_st", "dpf", "fggp", "snip_it")
+DURING = ("gmp", "rigl", "set", "granet", "granet_st", "dpf", "fggp", "flipout", "snip_it")
 TICKET = "ticket"  # by `find_ticket`, which trains many times
 NAMES = ("dense", *AT_INIT, *DURING, TICKET)
 _GROW_AND_DROP = ("rigl", "set")  # which keep the density that they begin with
