@@ -27,7 +27,7 @@ force_tf.Masks(3)  # arg-type
 pruner = force_tf.PruneAtInit("force", sparsity=0.9, granularity=(1, 4), layers=lambda layer: True)
 force_tf.PruneAtInit("force", sparsity="0.9")  # arg-type
 force_tf.PruneAtInit("force", sparcity=0.9)  # call-arg
-force_tf.PruneAtInit("force", 0.9, 10)  # call-arg
+force_tf.PruneAtInit("force", 0.9, None)  # call-arg
 force_tf.PruneAtInit(force_tf.criteria.GraSP(temperature=100.0), seed=0)
 force_tf.PruneAtInit(force_tf.criteria.GraSP(temperature="hot"))  # arg-type
 
@@ -51,6 +51,7 @@ force_tf.prune_at_init  # attr-defined
 CONFIG = """
 [mypy]
 show_error_codes = True
+follow_imports = silent
 [mypy-tensorflow.*,keras.*,tf_keras.*,scipy.*,matplotlib.*,tensorflow_model_optimization.*]
 # Untyped or slow to follow: what they are is no matter here.
 follow_imports = skip

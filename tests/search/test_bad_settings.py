@@ -30,7 +30,6 @@ from helpers.refusal import LOSS, X, Y, assert_one_sentence, refuse
         ("sparsity", math.inf, ValueError),
         ("sparsity", True, TypeError),
         ("sparsity", "0.9", TypeError),
-        ("sparsity", None, TypeError),
         ("method", None, TypeError),
         ("method", force_tf.criteria.SNIP, TypeError),
         ("steps", 0, ValueError),
