@@ -24,6 +24,7 @@ FOLDER = ROOT / ".versions"
 TESTS = (
     *("tests/search/test_golden.py", "tests/search/test_contract.py", "tests/search/test_supported_layers.py"),
     *("tests/search/test_checkpoint.py", "tests/search/test_targets.py", "tests/criteria"),
+    *("tests/search/test_budget.py", "tests/search/test_repair.py", "tests/tickets"),
     *("tests/models", "tests/objective", "tests/layers/test_layers_apply.py", "tests/layers/test_subclassed.py"),
     "tests/layers/test_placement.py",
     *("tests/layers/test_clones.py", "tests/layers/test_other_ways_to_a_layer.py", "tests/layers/test_edited_files.py"),
@@ -37,6 +38,7 @@ TESTS = (
         "tests/export/test_export.py",
         "tests/export/test_sparse_encoding.py",
         "tests/export/test_sparse_kernels.py",
+        "tests/export/test_rewrites.py",
         "tests/project/test_compat.py",
     ),
 )
