@@ -27,6 +27,7 @@ from absl import app, flags
 import force_tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from bare_gradient import bare_gradient
 from peak_memory import peak_bytes
 
 _LAYERS = flags.DEFINE_list("layers", ["10", "50", "200", "600"], "How many layers the chains of small layers have.")
@@ -127,14 +128,7 @@ def peak_of(what, millions):
     x, y = map(tf.constant, data_for(model))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if what == "gradient":
-        variables = [variable.value for variable in model.trainable_variables]
-
-        @tf.function
-        def gradient(x, y):
-            with tf.GradientTape() as tape:
-                value = loss(y, model(x, training=True))
-            return tape.gradient(value, variables)
-
+        gradient = bare_gradient(model, loss)
         for _ in range(_STEPS.value):
             gradient(x, y)
     else:

@@ -28,6 +28,7 @@ from force_tf.granularity.selection import top_k
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
 import networks
+from bare_gradient import bare_gradient
 from peak_memory import peak_bytes
 
 _NETWORK = flags.DEFINE_string("network", "vgg19", "A network of examples/networks.py, in its CIFAR form.")
@@ -55,18 +56,6 @@ def build():
     size = _BATCH_SIZE.value
     batch = random.standard_normal((size, 32, 32, 3)).astype("float32"), random.integers(0, 10, size)
     return model, batch, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def bare_gradient(model, loss):
-    variables = [variable.value for variable in model.trainable_variables]
-
-    @tf.function
-    def gradient(x, y):
-        with tf.GradientTape() as tape:
-            value = loss(y, model(x, training=True))
-        return tape.gradient(value, variables)
-
-    return gradient
 
 
 def time_steps():

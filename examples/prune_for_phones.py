@@ -28,7 +28,16 @@ import force_tf
 
 layers = keras.layers
 
+
+def _is_sparsity(text: str) -> bool:
+    try:
+        return 0 <= float(text) < 1
+    except ValueError:
+        return False
+
+
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0", "0.8", "0.9", "0.95"], "Fractions of these weights to remove.")
+flags.register_validator("sparsities", lambda values: all(map(_is_sparsity, values)), "expected fractions in [0, 1).")
 _METHOD = flags.DEFINE_string("method", "force", "Method of PruneAtInit.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "How often every training image is seen.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the batches and the search.", lower_bound=0)
@@ -80,23 +89,27 @@ def run() -> None:
     train = images(data.train_images)[: _LIMIT.value], data.train_labels[: _LIMIT.value]
     test = images(data.test_images)[: _LIMIT.value], data.test_labels[: _LIMIT.value]
     keras.utils.set_random_seed(_SEED.value)
-    print(f"{force_tf.sparse_kernel_layers(network())}\n\n{_HEAD}\n{'-' * len(_HEAD)}", flush=True)
+    selected = force_tf.sparse_kernel_layers(network())
+    # All of them before any training, so that a wrong method costs none.
+    pruners = {
+        sparsity: force_tf.PruneAtInit(_METHOD.value, sparsity=sparsity, layers=selected, seed=_SEED.value)
+        for sparsity in map(float, _SPARSITIES.value)
+    }
+    print(f"{selected}\n\n{_HEAD}\n{'-' * len(_HEAD)}", flush=True)
     outcomes = []
-    for sparsity in map(float, _SPARSITIES.value):
-        outcomes.append(_outcome(sparsity, train, test, folder))
+    for sparsity, pruner in pruners.items():
+        outcomes.append(_outcome(sparsity, pruner, train, test, folder))
         print(_row(outcomes[-1]), flush=True)
     folder.save_figures({"accuracy_and_work.png": _figure(outcomes)})
     print(f"\nIn {folder.path}: the files, and accuracy_and_work.png.")
 
 
-def _outcome(sparsity: float, train: tuple, test: tuple, folder: RunFolder) -> Outcome:
+def _outcome(sparsity: float, pruner: force_tf.PruneAtInit, train: tuple, test: tuple, folder: RunFolder) -> Outcome:
     keras.utils.set_random_seed(_SEED.value)
     model = network()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(_LEARNING_RATE), loss, metrics=["accuracy"])
     if sparsity:
-        selected = force_tf.sparse_kernel_layers(model)
-        pruner = force_tf.PruneAtInit(_METHOD.value, sparsity=sparsity, layers=selected, seed=_SEED.value)
         model = pruner.prune(model, train, verbose=0)
     model.fit(*train, batch_size=_BATCH, epochs=_EPOCHS.value, verbose=0)
     path = folder / f"sparsity_{sparsity:g}.tflite"
