@@ -222,6 +222,7 @@ def test_dense_baseline(finished, tmp_path, capsys):
     assert "Test accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_update_cost_times_steps_and_updates():
     tiny = ("--widths=8", "--steps=6", "--rounds=1", "--batch_size=8", "--methods=granet,annealing")
     result = run("benchmarks/update_cost.py", *tiny)
@@ -229,6 +230,7 @@ def test_update_cost_times_steps_and_updates():
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["granet", "annealing"]
 
 
+@pytest.mark.slow
 def test_growth_times_each_stage_and_weighs_a_search():
     result = run("benchmarks/growth.py", "--layers=2,4", "--weights=0.01", "--steps=1")
     assert result.returncode == 0, result.stderr
@@ -255,6 +257,7 @@ def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
     assert "| SNIP, as published | 1.6 | 2.4 | 0.8 | 1.1 | – |" in result.stdout
 
 
+@pytest.mark.slow
 def test_force_figures_goes_on_where_it_was(tmp_path):
     output = tmp_path / "results.jsonl"
     tiny = ("--dataset=digits", "--sanity_dataset=digits", "--limit=64", "--network=lenet_300_100", "--steps=1,2")
