@@ -14,10 +14,18 @@ from training import cross_entropy
 import force_tf
 
 AT_INIT = ("random", "random_erk", "snip", "grasp", "synflow", "iter_snip", "force", "early_ticket")
+MORE_AT_INIT = ("snip_mb", "grasp_mb", "grasp_it", "synflow_l2")
 DURING = ("gmp", "rigl", "set", "granet", "granet_st", "dpf", "fggp", "flipout", "snip_it")
 TICKET = "ticket"  # by `find_ticket`, which trains many times
-NAMES = ("dense", *AT_INIT, *DURING, TICKET)
+NAMES = ("dense", *AT_INIT, *MORE_AT_INIT, *DURING, TICKET)
 _GROW_AND_DROP = ("rigl", "set")  # which keep the density that they begin with
+_FORCE_BATCHES = 60  # as many as FORCE looks at, one a step
+_SETTINGS = {
+    "random_erk": {"method": "random", "scope": "erk"},
+    "snip_mb": {"method": "snip", "batches": _FORCE_BATCHES},
+    "grasp_mb": {"method": "grasp", "batches": _FORCE_BATCHES},
+    "grasp_it": {"method": "iter_grasp"},
+}
 
 
 class Start(NamedTuple):
@@ -59,9 +67,9 @@ def start(
     """
     if method == "dense":
         return Start(network, [], {})
-    if method in AT_INIT:
+    if method in (*AT_INIT, *MORE_AT_INIT):
         begin = time.process_time()
-        masks = _masks(method, network, data, sparsity, batch, seed)
+        masks = find_masks(method, network, data, sparsity, batch, seed)
         facts = {"kept": masks.kept, "total": masks.total, "search_seconds": time.process_time() - begin}
         return Start(force_tf.apply_masks(network, masks), [], facts)
     if method == TICKET:
@@ -83,7 +91,7 @@ def start(
     )
     if method in (*_GROW_AND_DROP, "granet_st"):
         before = 0.5 if method == "granet_st" else sparsity
-        masks = _masks("random_erk", network, data, before, batch, seed)
+        masks = find_masks("random_erk", network, data, before, batch, seed)
         return Start(force_tf.apply_masks(network, masks), [pruning], {})
     return Start(force_tf.apply_masks(network), [pruning], {})
 
@@ -100,7 +108,7 @@ def end(model: Any, callbacks: list[Any], data: image_data.ImageData) -> dict[st
     return facts
 
 
-def _masks(method: str, network: Any, data: Any, sparsity: float, batch: int, seed: int) -> force_tf.Masks:
-    name, scope = ("random", "erk") if method == "random_erk" else (method, "global")
-    pruner = force_tf.PruneAtInit(name, sparsity, scope=scope, seed=seed)
+def find_masks(method: str, network: Any, data: Any, sparsity: float, batch: int, seed: int) -> force_tf.Masks:
+    """Returns the masks of a method that prunes at initialization; the other arguments are those of `start`."""
+    pruner = force_tf.PruneAtInit(sparsity=sparsity, seed=seed, **_SETTINGS.get(method, {"method": method}))
     return pruner.find_masks(network, data.train_batches(batch, seed), cross_entropy(network), verbose=0)

@@ -89,15 +89,7 @@ def main(argv: list[str]) -> None:
 
 def _small_images() -> image_data.ImageData:
     """Returns the images averaged to a quarter of their pixels, where they are that large."""
-    data = image_data.load(_DEEP_DATASET.value, _DATA_DIR.value, _LIMIT.value)
-
-    def averaged(images):
-        height, width = (max(1, size // _SIZE) for size in images.shape[1:3])
-        shape = (len(images), images.shape[1] // height, height, images.shape[2] // width, width, images.shape[3])
-        return images.reshape(shape).mean((2, 4)).astype(np.uint8)
-
-    found = averaged(data.train_images), data.train_labels, averaged(data.test_images), data.test_labels
-    return image_data.ImageData(*found, data.classes)
+    return image_data.load(_DEEP_DATASET.value, _DATA_DIR.value, _LIMIT.value).averaged(_SIZE)
 
 
 def _search(network: keras.Model, pruner: force_tf.PruneAtInit, data: image_data.ImageData, batch: int, seed: int):

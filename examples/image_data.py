@@ -56,6 +56,27 @@ class ImageData:
         """Returns images, NumPy's or TensorFlow's, as float32 with mean 0 and deviation 1 over the training set."""
         return (tf.cast(images, tf.float32) - self.mean) / self.deviation
 
+    def averaged(self, size: int) -> ImageData:
+        """Returns the images averaged over windows, down to about `size` pixels, for a training without augmentation.
+
+        Args:
+            size: Height and width wanted. Smaller images stay as they are.
+
+        Raises:
+            ValueError: If windows do not fill the images.
+        """
+
+        def smaller(images: np.ndarray) -> np.ndarray:
+            count, height, width, channels = images.shape
+            rows, columns = max(1, height // size), max(1, width // size)
+            if height % rows or width % columns:
+                raise ValueError(f"Expected a size that divides images of {height}x{width}. Received: {size}")
+            windows = images.reshape(count, height // rows, rows, width // columns, columns, channels)
+            return windows.mean((2, 4)).astype(np.uint8)
+
+        found = smaller(self.train_images), self.train_labels, smaller(self.test_images), self.test_labels
+        return ImageData(*found, self.classes)
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of training batches in an epoch."""
         return -(-len(self.train_labels) // batch_size)

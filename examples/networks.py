@@ -35,12 +35,17 @@ _VGG = {
 class _Layers:
     """Makes layers with seeded weights and, if asked for, an L2 penalty on every trainable weight.
 
+    Hidden layers have `width` times the channels that they are asked for, at least one.
+
     Attributes:
         plain: The module `layers` of the Keras in use, for layers without weights.
     """
 
-    def __init__(self, module: ModuleType, initializer: Callable[..., Any], seed: int, weight_decay: float):
+    def __init__(
+        self, module: ModuleType, initializer: Callable[..., Any], seed: int, weight_decay: float, width: float
+    ):
         self.plain = module.layers
+        self._width = width
         self._initializer = initializer
         self._random = np.random.default_rng(seed)
         # L2(c) adds c * w**2 to the loss, whose gradient is 2 * c * w: c is half of what PyTorch calls weight_decay.
@@ -51,7 +56,16 @@ class _Layers:
         # Each layer has its own seed: one seed for all would give layers of equal shape equal weights.
         return self._initializer(seed=int(self._random.integers(2**31)))
 
-    def dense(self, units: int, name: str, activation: str | None = None) -> Any:
+    def _scaled(self, channels: int) -> int:
+        return max(1, round(channels * self._width))
+
+    def hidden(self, units: int, name: str, activation: str) -> Any:
+        return self._dense(self._scaled(units), name, activation)
+
+    def logits(self, classes: int) -> Any:
+        return self._dense(classes, "logits", None)
+
+    def _dense(self, units: int, name: str, activation: str | None) -> Any:
         return self.plain.Dense(
             units,
             activation,
@@ -63,7 +77,7 @@ class _Layers:
 
     def conv(self, filters: int, size: int, name: str, **options) -> Any:
         return self.plain.Conv2D(
-            filters,
+            self._scaled(filters),
             size,
             kernel_initializer=self._kernel_initializer(),
             kernel_regularizer=self._penalty,
@@ -86,8 +100,8 @@ class _Layers:
 
 def _lenet_300_100(x: Tensor, layers: _Layers) -> Tensor:
     x = layers.plain.Flatten(name="flatten")(x)
-    x = layers.dense(300, "dense_1", "relu")(x)
-    return layers.dense(100, "dense_2", "relu")(x)
+    x = layers.hidden(300, "dense_1", "relu")(x)
+    return layers.hidden(100, "dense_2", "relu")(x)
 
 
 def _lenet_5(x: Tensor, layers: _Layers) -> Tensor:
@@ -97,7 +111,7 @@ def _lenet_5(x: Tensor, layers: _Layers) -> Tensor:
         x = layers.conv(filters, 5, f"conv_{block}", activation="relu", padding=padding)(x)
         x = layers.plain.MaxPooling2D(2, name=f"pool_{block}")(x)
     x = layers.plain.Flatten(name="flatten")(x)
-    return layers.dense(500, "dense", "relu")(x)
+    return layers.hidden(500, "dense", "relu")(x)
 
 
 def _small_convnet(x: Tensor, layers: _Layers) -> Tensor:
@@ -137,7 +151,7 @@ def _residual(x: Tensor, layers: _Layers, convolutions, width: int, strides: int
         if c < len(convolutions):
             x = layers.plain.ReLU(name=f"{name}_{c}_relu")(x)
     if shortcut.shape != x.shape:
-        shortcut = layers.conv_norm(shortcut, x.shape[-1], 1, f"{name}_shortcut", strides)
+        shortcut = layers.conv_norm(shortcut, width * convolutions[-1][1], 1, f"{name}_shortcut", strides)
     x = layers.plain.Add(name=f"{name}_add")([x, shortcut])
     return layers.plain.ReLU(name=f"{name}_relu")(x)
 
@@ -166,6 +180,7 @@ def build(
     seed: int = 0,
     weight_decay: float = 0.0,
     module: ModuleType = keras,
+    width: float = 1.0,
 ) -> keras.Model:
     """Builds a network that ends in logits.
 
@@ -177,6 +192,7 @@ def build(
         weight_decay: PyTorch's `weight_decay`, as an L2 penalty on every trainable weight. Searches for masks leave
             penalties out of the score, so that it changes the training only.
         module: The Keras to build it with: `keras` or `tf_keras`.
+        width: What the channels of every hidden layer are multiplied by, for narrow forms.
 
     Returns:
         A built, uncompiled `keras.Model` from (batch, height, width, channels) to (batch, classes).
@@ -193,7 +209,7 @@ def build(
         raise ValueError(f"Expected one of the networks {', '.join(NAMES)}. Received: {name!r}")
     kaiming = functools.partial(module.initializers.VarianceScaling, 2.0, "fan_in", "untruncated_normal")
     initializer = module.initializers.GlorotNormal if name in _WITHOUT_NORM else kaiming
-    layers = _Layers(module, initializer, seed, weight_decay)
+    layers = _Layers(module, initializer, seed, weight_decay, width)
     images = module.Input(input_shape, name="images")
     features = _BODIES[name](images, layers)
-    return module.Model(images, layers.dense(classes, "logits")(features), name=name)
+    return module.Model(images, layers.logits(classes)(features), name=name)

@@ -62,6 +62,7 @@ def train(
     epochs: int,
     seed: int,
     whole_epochs: bool = False,
+    test_last_only: bool = False,
     callbacks: Sequence[Any] = (),
 ) -> list[dict[str, float]]:
     """Trains a model, tests it after every epoch, and returns a row of metrics per epoch.
@@ -74,6 +75,7 @@ def train(
         epochs: How often every image is seen.
         seed: Seed of the order and the augmentation.
         whole_epochs: Run each epoch in one go, which is faster for small networks, but cannot be interrupted.
+        test_last_only: Test after the last epoch alone: only its row has the metrics of the test images.
         callbacks: More callbacks for `fit`; what they log is in the rows.
     """
     steps = data.steps_per_epoch(batch_size)
@@ -84,6 +86,7 @@ def train(
         steps_per_epoch=steps,
         epochs=epochs,
         validation_data=data.test_batches(),
+        validation_freq=epochs if test_last_only else 1,
         verbose=0,
         shuffle=False,
         callbacks=[*callbacks, _keep_rows(model, rows)],

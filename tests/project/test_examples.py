@@ -276,6 +276,40 @@ def test_force_figures_goes_on_where_it_was(tmp_path):
     assert len(output.read_text().splitlines()) == 10
 
 
+@pytest.mark.slow
+def test_accuracy_over_sparsity_goes_on_and_prints_tables(tmp_path):
+    output = tmp_path / "results.jsonl"
+    tiny = ("--dataset=digits", "--images=64", "--epochs=1", "--vgg19_width=0.05", "--networks=vgg19", "--seeds=0")
+    settings = (*tiny, "--methods=dense,random_erk,grasp_it", "--sparsities=0.9", f"--output={output}")
+    result = run("benchmarks/accuracy_over_sparsity.py", *settings)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(row["method"], row["sparsity"]) for row in rows] == [("dense", 0), ("random_erk", 0.9), ("grasp_it", 0.9)]
+    assert all(row["kept"] == round(0.1 * row["total"]) for row in rows[1:])
+    again = run("benchmarks/accuracy_over_sparsity.py", *settings, f"--figures={tmp_path}")
+    assert again.returncode == 0, again.stderr
+    assert len(output.read_text().splitlines()) == 3, "what is there is not run again"
+    assert f"| random_erk | {rows[1]['accuracy']:.1f}" in again.stdout
+    assert (tmp_path / "accuracy_over_sparsity.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--methods=forse", "expected some of dense, random"),
+        ("--sparsities=0.9,1", "expected fractions above 0 and below 1"),
+        ("--seeds=a", "expected numbers from 0"),
+        ("--networks=lenet_5", "expected some of vgg19, resnet50"),
+    ],
+)
+def test_accuracy_over_sparsity_explains_wrong_lists(flag, message):
+    result = run("benchmarks/accuracy_over_sparsity.py", flag)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

@@ -40,6 +40,26 @@ def test_networks_have_the_published_size(name, shape, weights):
     assert model.layers[-1].activation is keras.activations.linear, "the last layer returns logits"
 
 
+def test_narrow_networks_have_a_part_of_the_channels():
+    wide, narrow = (networks.build("resnet20", (8, 8, 3), classes=10, width=width) for width in (1.0, 0.25))
+    shapes = [[tuple(weight.shape) for weight in model.weights if len(weight.shape) == 4] for model in (wide, narrow)]
+    first, *others = zip(*shapes)
+    assert first == ((3, 3, 3, 16), (3, 3, 3, 4))
+    assert all(b == (*a[:2], a[2] // 4, a[3] // 4) for a, b in others)
+    assert networks.build("lenet_300_100", (4, 4, 1), classes=7, width=0.01).output_shape == (None, 7)
+
+
+def test_images_are_averaged():
+    images = np.arange(2 * 4 * 4).reshape(2, 4, 4, 1).astype(np.uint8)
+    data = image_data.ImageData(images, np.array([0, 1]), images, np.array([0, 1]), 2, augment=True).averaged(2)
+    np.testing.assert_array_equal(data.train_images[0, :, :, 0], [[2, 4], [10, 12]])  # 2.5, 4.5, 10.5, 12.5
+    assert (data.test_images.shape, data.augment) == ((2, 2, 2, 1), False)
+    assert data.averaged(16).input_shape == (2, 2, 1)
+    odd = np.zeros((1, 4, 5, 1), np.uint8)
+    with pytest.raises(ValueError, match=r"a size that divides images of 4x5. Received: 2"):
+        image_data.ImageData(odd, np.zeros(1), odd, np.zeros(1), 2).averaged(2)
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)], ids=str)
 @pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5", "small_convnet", "vgg11", "resnet20"])
 def test_networks_take_the_images_of_every_data_set(name, shape):
