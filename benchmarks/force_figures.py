@@ -48,6 +48,10 @@ _DEEP = flags.DEFINE_list("deep", "vgg19,resnet50", "The networks of `structure`
 _STRUCTURE_METHODS = flags.DEFINE_list(
     "structure_methods", "random,random_erk,snip,iter_snip,synflow,force", "The methods of `structure`."
 )
+_STRUCTURE_SIZE = flags.DEFINE_integer(
+    "structure_size", 32, "The pixels to which the images of `structure` are averaged.", lower_bound=1
+)
+_STRUCTURE_BATCH = flags.DEFINE_integer("structure_batch", 128, "Images in a batch of `structure`.", lower_bound=1)
 _METHODS = flags.DEFINE_list("methods", "snip,grasp,synflow,force,early_ticket", "The methods of `sanity`.")
 _DEEP_DATASET = flags.DEFINE_enum("dataset", "cifar10", image_data.NAMES, "The images of `schedules` and `structure`.")
 _SANITY_DATASET = flags.DEFINE_enum("sanity_dataset", "mnist", image_data.NAMES, "The images of `sanity`.")
@@ -57,7 +61,7 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try th
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Run nothing, print what is there.")
 _FIGURES = flags.DEFINE_string("figures", None, "A folder for the figures.")
 
-_SIZE = 16  # CIFAR's images are averaged to this size: a quarter of the work
+_SIZE = 16  # CIFAR's images are averaged to this size for `schedules`: a quarter of the work
 _ARMS = ("as found", "shuffled", "redrawn")
 Row = dict[str, Any]
 
@@ -87,9 +91,9 @@ def main(argv: list[str]) -> None:
             figure.savefig(pathlib.Path(_FIGURES.value) / f"force_{name}.png")
 
 
-def _small_images() -> image_data.ImageData:
-    """Returns the images averaged to a quarter of their pixels, where they are that large."""
-    return image_data.load(_DEEP_DATASET.value, _DATA_DIR.value, _LIMIT.value).averaged(_SIZE)
+def _images(size: int) -> image_data.ImageData:
+    """Returns the images averaged to `size` pixels, where they are larger."""
+    return image_data.load(_DEEP_DATASET.value, _DATA_DIR.value, _LIMIT.value).averaged(size)
 
 
 def _search(network: keras.Model, pruner: force_tf.PruneAtInit, data: image_data.ImageData, batch: int, seed: int):
@@ -102,7 +106,7 @@ def _search(network: keras.Model, pruner: force_tf.PruneAtInit, data: image_data
 
 
 def _schedules_cases() -> Iterator[tuple[Row, Callable[[], Row]]]:
-    data = _small_images()
+    data = _images(_SIZE)
     for seed in range(_SEEDS.value):
         for steps, method, schedule in itertools.product(
             map(int, _STEPS.value), ("force", "iter_snip"), ("exponential", "linear")
@@ -179,17 +183,28 @@ def _schedules_figure(rows: Sequence[Row]):
 
 
 def _structure_cases() -> Iterator[tuple[Row, Callable[[], Row]]]:
-    data = _small_images()
+    data = _images(_STRUCTURE_SIZE.value)
     for name, method in itertools.product(_DEEP.value, _STRUCTURE_METHODS.value):
-        case = {"experiment": "structure", "network": name, "method": method}
+        case = _structure_case(name, method)
         yield case, lambda case=case: _kept_of_layers(data, case)
+
+
+def _structure_case(network: str, method: str) -> Row:
+    sizes = {"size": _STRUCTURE_SIZE.value, "batch_size": _STRUCTURE_BATCH.value}
+    return {"experiment": "structure", "network": network, "method": method, **sizes}
+
+
+def _structure_rows(rows: Sequence[Row]) -> list[Row]:
+    """Returns the results for these flags, in their order."""
+    cases = [_structure_case(*each) for each in itertools.product(_DEEP.value, _STRUCTURE_METHODS.value)]
+    return [row for case in cases for row in rows if case.items() <= row.items()]
 
 
 def _kept_of_layers(data: image_data.ImageData, case: Row) -> Row:
     network = networks.build(case["network"], data.input_shape, data.classes, 0)
     is_erk = case["method"] == "random_erk"
     method, scope = ("random", "erk") if is_erk else (case["method"], "global")
-    masks = _search(network, force_tf.PruneAtInit(method, 0.999, scope=scope, seed=0), data, 64, 0)
+    masks = _search(network, force_tf.PruneAtInit(method, 0.999, scope=scope, seed=0), data, case["batch_size"], 0)
     try:
         small = force_tf.shrink(force_tf.apply_masks(network, masks))
         parameters = sum(int(np.prod(weight.shape)) for weight in force_tf.strip_pruning(small).weights)
@@ -204,7 +219,7 @@ def _structure_table(rows: Sequence[Row]) -> str:
         "| Network | Method | Kept | Tensors without a weight | Parameters after `shrink` |",
         "|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in _structure_rows(rows):
         kept, total = np.sum([*row["layers"].values()], axis=0)
         empty = sum(not count for count, _ in row["layers"].values())
         left = "collapsed" if row["collapsed"] else f"{row['parameters_after_shrink']:,}"
@@ -214,6 +229,7 @@ def _structure_table(rows: Sequence[Row]) -> str:
 
 
 def _structure_figure(rows: Sequence[Row]):
+    rows = _structure_rows(rows)
     names = list(dict.fromkeys(row["network"] for row in rows))
     figure, axes = new_figure(len(names), width=7)
     for ax, name in zip(axes, names):
