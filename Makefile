@@ -63,8 +63,9 @@ dist: $(STAMP)  ## Builds wheel and sdist into dist/, checks them, and runs the 
 	@$(BIN)/python -m twine check --strict dist/*
 	@$(BIN)/python tools/check_dist.py dist
 
-release: dist  ## Checks that versions, changelog, documentation and tag agree, and all that `make dist` checks.
+release: $(STAMP)  ## Checks that versions, changelog, documentation and tag agree, and then all that `make dist` checks.
 	@$(BIN)/python tools/check_release.py
+	@$(MAKE) --no-print-directory dist
 
 clean:  ## Removes .venv and everything else that is generated.
 	rm -rf .venv .versions .emulators build dist site docs/notebooks *.egg-info .pytest_cache .ruff_cache .hypothesis runs

@@ -41,7 +41,10 @@ def version_problems(root: pathlib.Path) -> list[str]:
         found.append(f"CHANGELOG.md dates {newest} {date}, which is no date")
     waiting = UNRELEASED.search(changelog)
     if waiting and waiting.group(1).strip():
-        found.append("CHANGELOG.md has entries under Unreleased: put them under the release")
+        found.append(
+            f"CHANGELOG.md has entries under Unreleased: put them under [{newest}] if that is not out yet, or under a "
+            "newer version and its date, and raise force_tf/version.py and CITATION.cff to it"
+        )
     if not re.search(rf"^\[{re.escape(newest)}\]: http", changelog, re.MULTILINE):
         found.append(f"CHANGELOG.md has no link for [{newest}] at its end")
     citation = root / "CITATION.cff"
@@ -90,11 +93,18 @@ def tag_problems(root: pathlib.Path) -> list[str]:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
+    try:
+        changed = git("status", "--porcelain").splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return ["this is no git checkout, so that there is no tag: run it in one, or `tools/check_release.py --no-tag`"]
     version = _first(r'^__version__ = "(.+)"$', root / "force_tf" / "version.py")
-    found = [f"not committed: {line}" for line in git("status", "--porcelain").splitlines()]
-    if f"v{version}" not in git("tag", "--points-at", "HEAD").split():
-        found.append(f"this commit has no tag v{version}: run `git tag -a v{version}` when all else passes")
-    return found
+    tag = f"v{version}"
+    found = [f"not committed: {line}" for line in changed]
+    if tag in git("tag", "--points-at", "HEAD").split():
+        return found
+    if tag in git("tag").split():
+        return [*found, f"tag {tag} is on another commit: raise the version, or check that commit out"]
+    return [*found, f"this commit has no tag {tag}: run `git tag -a {tag}` when all else passes"]
 
 
 def main(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -58,6 +59,28 @@ def test_what_disagrees_is_named(copy, name, old, new, problem):
     assert old in text
     (copy / name).write_text(text.replace(old, new))
     assert any(problem in line for line in check_release.version_problems(copy))
+
+
+def test_the_tag_is_on_the_commit_that_is_released(copy):
+    def git(*arguments):
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *author, *arguments], cwd=copy, check=True, capture_output=True)
+
+    def problems():
+        return check_release.tag_problems(copy)
+
+    assert "no git checkout" in problems()[0]
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "A release")
+    assert len(problems()) == 1
+    assert "no tag v3.2.1: run `git tag -a v3.2.1`" in problems()[0]
+    git("tag", "-a", "v3.2.1", "-m", "3.2.1")
+    assert problems() == []
+    git("commit", "--allow-empty", "-m", "After it")
+    (copy / "new.txt").touch()
+    assert problems() == ["not committed: ?? new.txt", problems()[1]]
+    assert "v3.2.1 is on another commit" in problems()[1]
 
 
 def test_supported_versions_are_the_same_everywhere(copy):
