@@ -19,12 +19,15 @@ from force_tf.cli.outcome import Outcome
 __all__ = ["benchmark", "export", "inspect", "prune", "shrink"]
 
 _MODELS, _MASKS, _TFLITE = (".keras", ".h5"), (".npz",), (".tflite",)
+_COSTS = ("flops", "parameters", "file_bytes")
+_SPARSITY = 0.9
 _CHOICES = {"auto": "auto", "always": True, "never": False}
 
 
 def prune(options: argparse.Namespace) -> Outcome:
     """Searches masks, or reads them, and writes the pruned model or the masks."""
     _check_output(options.output, (*_MODELS, *_MASKS))
+    _check_aim(options)
     masks = None if options.masks is None else force_tf.Masks.load(options.masks)
     pruner = None if masks is not None else _pruner(options)
     data = read_data(options.data)
@@ -98,7 +101,8 @@ def _pruner(options: argparse.Namespace) -> force_tf.PruneAtInit:
             raise ValueError(f"Expected the sizes of a block, such as 1,4. Received: {granularity!r}") from None
     return force_tf.PruneAtInit(
         options.method,
-        sparsity=options.sparsity,
+        sparsity=_sparsity(options),
+        budget=_budget(options),
         steps=options.steps,
         schedule=options.schedule,
         batches=options.batches,
@@ -108,6 +112,31 @@ def _pruner(options: argparse.Namespace) -> force_tf.PruneAtInit:
         layers=options.layers,
         seed=options.seed,
     )
+
+
+def _check_aim(options: argparse.Namespace) -> None:
+    """Refuses options of which one would be passed over."""
+    aims = {f"--{name.replace('_', '-')}": getattr(options, name) for name in ("masks", "sparsity", *_COSTS)}
+    given = [f"{flag}={value}" for flag, value in aims.items() if value is not None]
+    costs = [each for each in given if not each.startswith(("--masks", "--sparsity"))]
+    if len(given) > max(len(costs), 1):
+        raise ValueError(
+            "Expected either --masks, or --sparsity, or a budget (--flops, --parameters, --file-bytes). "
+            f"Received: {' '.join(given)}"
+        )
+    if options.quantize is not None and options.file_bytes is None:
+        raise ValueError(f"Expected --file-bytes where --quantize is given. Received: --quantize={options.quantize}")
+
+
+def _sparsity(options: argparse.Namespace) -> float | None:
+    if options.sparsity is None and _budget(options) is None:
+        return _SPARSITY
+    return options.sparsity
+
+
+def _budget(options: argparse.Namespace) -> force_tf.Budget | None:
+    costs = {name: getattr(options, name) for name in _COSTS if getattr(options, name) is not None}
+    return force_tf.Budget(**costs, quantize=options.quantize) if costs else None
 
 
 def _check_output(path: str, kinds: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from force_tf.budget import Budget
 from force_tf.cli.model_files import load_model
 from force_tf.cli.outcome import Outcome
 from force_tf.cost.flops import count_flops
@@ -33,7 +34,7 @@ def inspect(options: argparse.Namespace) -> Outcome:
         return _masks(Masks.load(path), path)
     if path.endswith(".tflite"):
         return _tflite(path)
-    return _model(load_model(path), path, options.sparse_kernels)
+    return _model(load_model(path), path, options)
 
 
 def _masks(masks: Masks, path: str) -> Outcome:
@@ -51,7 +52,7 @@ def _masks(masks: Masks, path: str) -> Outcome:
     return Outcome("\n\n".join(filter(None, [masks.to_table(), aligned(facts, "<<") if facts else ""])), values)
 
 
-def _model(model: keras.Model, path: str, with_sparse_kernels: bool) -> Outcome:
+def _model(model: keras.Model, path: str, options: argparse.Namespace) -> Outcome:
     """Tells of a model what is prunable, and what of that is kept: by its masks, or where there are none, not zero."""
     masked = is_pruned(model)
     with without_masks(model) as plain:
@@ -91,7 +92,10 @@ def _model(model: keras.Model, path: str, with_sparse_kernels: bool) -> Outcome:
         ("dead channels", f"{values['dead_channels']:,}; `shrink` removes them where it can"),
     ]
     parts = [path, aligned(facts, "<<"), _table(tensors)]
-    if with_sparse_kernels:
+    if options.costs:
+        values["costs"] = _costs(model, kept)
+        parts.append(_costs_table(values["costs"]))
+    if options.sparse_kernels:
         layers = sparse_kernel_layers(model)
         values["sparse_kernel_layers"] = {"paths": list(layers), "share": layers.share, "blocked": layers.blocked}
         parts.append(str(layers))
@@ -167,6 +171,23 @@ def _multiply_adds(model: keras.Model, masks: Mapping[str, np.ndarray]) -> int |
             return count_flops(model, masks)
         except ValueError:
             return None
+
+
+def _costs(model: keras.Model, kept: Mapping[str, np.ndarray]) -> dict[str, dict[str, int | None]]:
+    """Returns what a budget counts, of the dense model and of what `shrink` leaves; None where that has collapsed."""
+    with without_masks(model) as plain:
+        weights = all_prunable_weights(plain)
+        limits = Budget(flops=1, parameters=1, file_bytes=1).bound(plain, weights)
+        left = limits.costs([kept[weight.path] for weight in weights]) or {}
+    return {name: {"dense": dense, "left": left.get(name)} for name, dense in limits.dense.items()}
+
+
+def _costs_table(costs: Mapping[str, Mapping[str, int | None]]) -> str:
+    rows = [("For a budget", "Dense", "What `shrink` leaves")]
+    for name, cost in costs.items():
+        left = "nothing: it has collapsed" if cost["left"] is None else f"{cost['left']:,}"
+        rows.append((name, f"{cost['dense']:,}", left))
+    return aligned(rows, "<>>")
 
 
 def _number(number: int | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from force_tf.version import __version__
 
 FAILED, INTERRUPTED = 1, 130
+_QUANTIZATIONS = ("float16", "dynamic", "int8", "int8_io")
 _EPILOG = """\
 exit codes: 0, done; 1, not done, and a sentence on the standard error tells why; 2, wrong options; 130, interrupted.
 With --json the standard output is one JSON value; progress bars and messages go to the standard error.
@@ -72,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _amount(text: str) -> float | int:
+    return int(text) if text.strip().isdecimal() else float(text)
+
+
 # What `add_subparsers` returns has no public type: below it is Any.
 def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     return commands.add_parser(
@@ -93,6 +98,12 @@ def _add_inspect(commands: Any) -> argparse.ArgumentParser:
         help="tell of a model which layers phones could run sparsely, which takes seconds (of a .tflite file it is "
         "told anyway)",
     )
+    command.add_argument(
+        "--costs",
+        action="store_true",
+        help="measure of a model what a budget counts, dense and of what `shrink` leaves: multiply-adds, parameters, "
+        "and bytes of the .tflite file, which takes seconds",
+    )
     return command
 
 
@@ -110,9 +121,16 @@ def _add_prune(commands: Any) -> argparse.ArgumentParser:
     command.add_argument(
         "--sparsity",
         type=float,
-        default=0.9,
-        help="the fraction of the prunable weights to remove (default: %(default)s)",
+        help="the fraction of the prunable weights to remove (default: 0.9, or what a budget asks)",
     )
+    budget = command.add_argument_group(
+        "budget", "What the network may cost that `shrink` leaves, in place of a sparsity; several must all be met."
+    )
+    fraction = "a fraction, below 1, of what the dense model has, or a number"
+    budget.add_argument("--flops", type=_amount, help=f"multiply-adds for one sample: {fraction}")
+    budget.add_argument("--parameters", type=_amount, help=f"kept weights, biases and statistics: {fraction}")
+    budget.add_argument("--file-bytes", type=_amount, help=f"bytes of the .tflite file: {fraction}")
+    budget.add_argument("--quantize", choices=_QUANTIZATIONS, help="the numbers of that file (default: float32)")
     command.add_argument(
         "--data",
         metavar="FILE",
@@ -157,9 +175,7 @@ def _add_export(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
     command.add_argument("output", metavar="OUTPUT", help="the .tflite file to write")
-    command.add_argument(
-        "--quantize", choices=("float16", "dynamic", "int8", "int8_io"), help="the file's numbers (default: float32)"
-    )
+    command.add_argument("--quantize", choices=_QUANTIZATIONS, help="the file's numbers (default: float32)")
     command.add_argument(
         "--representative-data",
         metavar="FILE",

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -103,6 +104,22 @@ def test_prune_takes_masks_blocks_and_layers(folder, tmp_path, capsys):
     assert set(blocks.ravel()) == {0, 4}
 
 
+def test_prune_to_a_budget(folder, tmp_path, capsys):
+    flags = ("--method=magnitude", "--granularity=channel", "--parameters=100", "--flops=0.5")
+    found = run(capsys, "prune", folder / "model.keras", tmp_path / "small.keras", *flags)
+    budget = found["metadata"]["budget"]
+    # Of c channels by hand: 8c + c + 3c + 3 parameters, 8c + 3c multiply-adds. 100 leaves 8 of 16, half of 176 too.
+    assert {name: (cost["budget"], cost["result"], cost["dense"]) for name, cost in budget.items()} == {
+        "parameters": (100, 99, 195),
+        "flops": (88, 88, 176),
+    }
+    costs = run(capsys, "inspect", tmp_path / "small.keras", "--costs")["costs"]
+    assert (costs["parameters"], costs["flops"]) == ({"dense": 195, "left": 99}, {"dense": 176, "left": 88})
+    assert costs["file_bytes"]["left"] < costs["file_bytes"]["dense"]
+    assert main(["inspect", str(tmp_path / "small.keras"), "--costs"]) == 0
+    assert re.search(r"^parameters +195 +99$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_shrink_removes_dead_channels(folder, tmp_path, capsys):
     found = run(capsys, "shrink", folder / "pruned.keras", tmp_path / "small.keras")
     # Dead channels give relu(0): zero, so nothing is left of them.
@@ -143,6 +160,13 @@ def test_what_is_wrong_gets_a_sentence_and_writes_nothing(folder, tmp_path, caps
     assert "force" in refused(capsys, "prune", model, output, "--method=forse")
     assert "Received" in refused(capsys, "prune", model, output, "--granularity=1,x")
     assert "data" in refused(capsys, "prune", model, output, "--method=snip")
+    aims = ("--sparsity=0.5", "--flops=0.5")
+    assert "either --masks, or --sparsity, or a budget" in refused(capsys, "prune", model, output, *aims)
+    assert "Received: --masks=" in refused(
+        capsys, "prune", model, output, f"--masks={folder / 'masks.npz'}", "--sparsity=0.5"
+    )
+    assert "--file-bytes" in refused(capsys, "prune", model, output, "--flops=0.5", "--quantize=int8")
+    assert "the least" in refused(capsys, "prune", model, output, "--method=magnitude", "--parameters=3")
     assert "arrays" in refused(capsys, "prune", model, output, f"--data={model}")
     assert "representative_data" in refused(
         capsys, "export", folder / "pruned.keras", tmp_path / "a.tflite", "--quantize=int8"
