@@ -32,10 +32,12 @@ from absl import app, flags
 
 import force_tf
 from force_tf.export.convert import QUANTIZATIONS
+from force_tf.search.presets import PRESETS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import networks
 from batch_statistics import set_statistics
+from list_flags import check_fractions, check_names
 
 layers = keras.layers
 _CLASSES, _TOKENS, _LENGTH = 10, 1000, 64
@@ -83,12 +85,14 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 _NETWORKS = flags.DEFINE_list("networks", list(NETWORKS), f"Networks to measure, of {', '.join(NETWORKS)}.")
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0", "0.9", "0.95", "0.99"], "Fractions of the weights to remove.")
 _OUTPUT = flags.DEFINE_string("output", "edge.jsonl", "A file with a line for each network, sparsity and variant.")
-_METHOD = flags.DEFINE_string("method", "force", "Method of PruneAtInit.")
+_METHOD = flags.DEFINE_enum("method", "force", list(PRESETS), "Method of PruneAtInit.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps of the search, if its method has several.", lower_bound=1)
 _SCOPE = flags.DEFINE_enum("scope", "global", ["global", "layer"], "What weights are compared with.")
 _ALL_WEIGHTS = flags.DEFINE_bool("all_weights", True, "Whether to prune depthwise kernels and embeddings too.")
 _LATENCY = flags.DEFINE_bool("latency", True, "Whether to measure latencies.")
 _RUNS = flags.DEFINE_integer("runs", 20, "Timed calls of each file, in each mode.", lower_bound=1)
+check_names("networks", NETWORKS)
+check_fractions("sparsities")
 
 
 def main(argv: list[str]) -> None:

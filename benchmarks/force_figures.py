@@ -34,9 +34,11 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from figures import new_figure
+from list_flags import check_counts, check_names
 from training import cross_entropy, train
 
 import force_tf
+from force_tf.search.presets import PRESETS
 
 _EXPERIMENTS = flags.DEFINE_list("experiments", "schedules,structure,sanity", "What to run, in this order.")
 _OUTPUT = flags.DEFINE_string("output", "runs/force_figures.jsonl", "The file of results, one JSON object a line.")
@@ -60,6 +62,12 @@ _THREADS = flags.DEFINE_integer("threads", 1, "Threads of TensorFlow.", lower_bo
 _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Run nothing, print what is there.")
 _FIGURES = flags.DEFINE_string("figures", None, "A folder for the figures.")
+
+check_names("experiments", ("schedules", "structure", "sanity"))
+check_counts("steps")
+check_names("deep", networks.NAMES)
+check_names("structure_methods", (*PRESETS, "random_erk"))
+check_names("methods", PRESETS)
 
 _SIZE = 16  # CIFAR's images are averaged to this size for `schedules`: a quarter of the work
 _ARMS = ("as found", "shuffled", "redrawn")
@@ -231,7 +239,7 @@ def _structure_table(rows: Sequence[Row]) -> str:
 def _structure_figure(rows: Sequence[Row]):
     rows = _structure_rows(rows)
     names = list(dict.fromkeys(row["network"] for row in rows))
-    figure, axes = new_figure(len(names), width=7)
+    figure, axes = new_figure(len(names))
     for ax, name in zip(axes, names):
         for row in (row for row in rows if row["network"] == name):
             densities = [max(kept / total, 1e-6) for kept, total in row["layers"].values()]

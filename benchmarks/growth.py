@@ -27,7 +27,9 @@ from absl import app, flags
 import force_tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 from bare_gradient import bare_gradient
+from list_flags import check_counts, check_positive
 from peak_memory import peak_bytes
 
 _LAYERS = flags.DEFINE_list("layers", ["10", "50", "200", "600"], "How many layers the chains of small layers have.")
@@ -35,6 +37,8 @@ _WEIGHTS = flags.DEFINE_list("weights", ["1", "20", "150"], "Millions of weights
 _STEPS = flags.DEFINE_integer("steps", 3, "Steps of each search.", lower_bound=1)
 _PEAK = flags.DEFINE_enum("peak", None, ["gradient", "search"], "Print only the peak memory of one of the two.")
 _WIDTH = flags.DEFINE_integer("width", 16, "The width of the small layers.", lower_bound=1)
+check_counts("layers")
+check_positive("weights")
 
 _DEEP = 10  # layers of the wide networks
 _ROWS = 32

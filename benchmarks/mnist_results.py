@@ -39,6 +39,7 @@ import networks
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from list_flags import check_fractions, check_names
 from training import train
 
 from force_tf.support.files import atomic_file
@@ -61,16 +62,11 @@ _EPOCHS = {
     "lenet_5": flags.DEFINE_integer("lenet_5_epochs", 10, "Epochs of LeNet-5.", lower_bound=1),
 }
 _NETWORKS = flags.DEFINE_list("networks", ",".join(_EPOCHS), "Which networks to train.")
-flags.register_validator(
-    "networks", lambda names: set(names) <= set(_EPOCHS), f"expected some of {', '.join(_EPOCHS)}."
-)
+check_names("networks", _EPOCHS)
 _METHODS = flags.DEFINE_list("methods", ",".join(_ALL_METHODS), "Which methods to compare.")
-flags.register_validator(
-    "methods",
-    lambda names: set(names) <= set(compared_methods.NAMES),
-    f"expected some of {', '.join(compared_methods.NAMES)}.",
-)
+check_names("methods", compared_methods.NAMES)
 _SPARSITIES = flags.DEFINE_list("sparsities", None, "Fractions to remove. Default: those of the SNIP paper.")
+check_fractions("sparsities")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
 _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", None, "Threads for TensorFlow. Default: as it likes.", lower_bound=1)

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 from typing import Any
 
@@ -25,8 +26,12 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from list_flags import check_names
+
 _KERAS = flags.DEFINE_enum("keras", "keras", applications.KERASES, "The module with the Keras to use.")
 _FAMILIES = flags.DEFINE_list("families", [], "Families to measure; all if empty.")
+check_names("families", applications.FAMILIES, least=0)
 _OUTPUT = flags.DEFINE_string("output", "models.jsonl", "A file with a line for each family that was measured.")
 _SPARSITY = flags.DEFINE_float("sparsity", 0.95, "Final sparsity of the search.", lower_bound=0.0, upper_bound=1.0)
 _STEPS = flags.DEFINE_integer("steps", 3, "Steps of the search.", lower_bound=1)

@@ -34,6 +34,9 @@ import force_tf
 from force_tf.export.processors import processors_in
 from force_tf.export.programs.child import run_program
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from list_flags import check_counts, check_fractions, check_names
+
 layers = keras.layers
 APPLICATIONS = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
 DETECTOR = "detector on MobileNetV2"
@@ -47,6 +50,9 @@ _INT8 = flags.DEFINE_bool("int8", True, "Whether to measure dense files of 8 bit
 _EMULATORS = flags.DEFINE_string("emulators", ".emulators", "The folder of emulated processors; empty: none.")
 _OUTPUT = flags.DEFINE_string("output", "phones.jsonl", "A file with a line for each network and variant.")
 _RUNS = flags.DEFINE_integer("runs", 3, "Timed calls of each file on an emulated processor.", lower_bound=1)
+check_names("networks", (*APPLICATIONS, DETECTOR))
+check_counts("sizes", 32)
+check_fractions("sparsities")
 
 
 def main(argv: list[str]) -> None:

@@ -30,11 +30,13 @@ import tensorflow as tf
 from absl import app, flags
 
 import force_tf
+from force_tf.search.presets import PRESETS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import image_data
 import networks
 from batch_statistics import set_statistics
+from list_flags import check_fractions, check_names
 
 _NETWORKS = flags.DEFINE_list("networks", ["vgg19", "resnet50"], "Networks of examples/networks.py.")
 _METHODS = flags.DEFINE_list("methods", ["force", "iter_snip", "channel"], "Methods; channel: iter_snip of channels.")
@@ -50,6 +52,10 @@ _WORK_DIR = flags.DEFINE_string("work_dir", "shrink", "A folder for masks and fo
 _SEARCH_ONLY = flags.DEFINE_bool("search_only", False, "Whether to search masks and measure nothing.")
 _OUTPUT = flags.DEFINE_string("output", "shrink.jsonl", "A file with a line for each row of the table.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights and of the batches.")
+check_names("networks", networks.NAMES)
+check_names("methods", (*PRESETS, "channel"))
+check_fractions("sparsities")
+check_fractions("channel_sparsities")
 
 _FIT_STEPS = 3
 _CALIBRATION_IMAGES = 64

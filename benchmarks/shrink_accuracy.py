@@ -28,6 +28,7 @@ import force_tf
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import image_data
 import networks
+from list_flags import check_fractions
 from training import cross_entropy, train
 
 _DATASET = flags.DEFINE_enum("dataset", "digits", image_data.NAMES, "The images to learn.")
@@ -39,6 +40,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images in a batch.", lowe
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its data. Default: its own folder.")
 _OUTPUT = flags.DEFINE_string("output", "shrink_accuracy.jsonl", "A file with a line for each pair of trainings.")
+check_fractions("sparsities")
 
 
 def main(argv: list[str]) -> None:

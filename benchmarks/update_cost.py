@@ -7,7 +7,9 @@ else the machine does falls on both alike. On a machine that is shared, CPU time
 from __future__ import annotations
 
 import os
+import pathlib
 import platform
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
@@ -19,6 +21,9 @@ from absl import app, flags
 import force_tf
 from force_tf.callbacks import PruneDuringTraining
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from list_flags import check_counts, check_names
+
 METHODS = ["gmp", "granet", "rigl", "set", "fggp", "snip_it", "flipout", "greg", "dpf", "annealing"]
 
 FLAGS = flags.FLAGS
@@ -27,6 +32,8 @@ flags.DEFINE_list("widths", ["1024", "1024"], "The units of the hidden layers, f
 flags.DEFINE_integer("batch_size", 128, "Samples per step, and per batch of an update.", lower_bound=1)
 flags.DEFINE_integer("steps", 20, "Steps per round: one call of `fit` of each model.", lower_bound=4)
 flags.DEFINE_integer("rounds", 10, "Rounds.", lower_bound=1)
+check_names("methods", METHODS)
+check_counts("widths")
 
 
 def make(sparsity: float) -> keras.Model:

@@ -25,6 +25,7 @@ import keras
 import model_data
 from absl import flags
 from figures import variants_figure
+from list_flags import check_names
 from run_folder import RunFolder
 from script import run_script
 
@@ -55,11 +56,7 @@ _VARIANTS = flags.DEFINE_list("variants", list(_QUANTIZATIONS), f"Kinds of files
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of the TFLite interpreter.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 50, "Timed calls of each file, in each mode.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0)
-flags.register_validator(
-    "variants",
-    lambda names: bool(names) and set(names) <= set(_QUANTIZATIONS),
-    f"expected some of {','.join(_QUANTIZATIONS)}.",
-)
+check_names("variants", _QUANTIZATIONS)
 
 _NO_MODEL = """Expected --model, a .keras or .h5 file. Received: none. For one to try:
 

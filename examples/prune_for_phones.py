@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from absl import flags
 from figures import new_figure
+from list_flags import check_fractions
 from run_folder import RunFolder
 from script import run_script
 
@@ -29,15 +30,8 @@ import force_tf
 layers = keras.layers
 
 
-def _is_sparsity(text: str) -> bool:
-    try:
-        return 0 <= float(text) < 1
-    except ValueError:
-        return False
-
-
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0", "0.8", "0.9", "0.95"], "Fractions of these weights to remove.")
-flags.register_validator("sparsities", lambda values: all(map(_is_sparsity, values)), "expected fractions in [0, 1).")
+check_fractions("sparsities")
 _METHOD = flags.DEFINE_string("method", "force", "Method of PruneAtInit.")
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "How often every training image is seen.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights, the batches and the search.", lower_bound=0)

@@ -24,6 +24,7 @@ import image_data
 import networks
 from absl import flags
 from figures import accuracy_figure, density_figure
+from list_flags import check_names
 from run_folder import RunFolder
 from script import run_script
 from training import cross_entropy, train
@@ -47,9 +48,7 @@ _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try th
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/prune_while_training", "Where everything goes.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its data. Default: its own folder.")
 flags.register_validator("sparsity", lambda value: 0 <= value < 1, "expected a fraction in [0, 1).")
-flags.register_validator(
-    "methods", lambda value: set(value) <= set(_METHODS_KNOWN), f"expected some of {', '.join(_METHODS_KNOWN)}."
-)
+check_names("methods", _METHODS_KNOWN)
 
 
 def run() -> None:

@@ -2,12 +2,15 @@
 
 import math
 import pathlib
+import re
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples"))
@@ -15,9 +18,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples")
 # isort: split
 import compared_methods
 import image_data
+import list_flags
 import networks
 import run_folder
 import training
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -221,3 +227,31 @@ def test_methods_that_benchmarks_compare(method, tmp_path):
     if method == "ticket":
         assert [density for density, _ in ended["rounds"]] == [1.0, 0.8]
         assert not (tmp_path / "ticket").exists(), "the rounds are kept until the ticket is found"
+
+
+LISTS = {
+    "names": (lambda flag: list_flags.check_names(flag, ("snip", "force")), "snip,force", "snip,forse", "snip, force"),
+    "fractions": (list_flags.check_fractions, "0,0.9", "0.9,1", "in \\[0, 1\\)"),
+    "counts": (list_flags.check_counts, "1,20", "20,2.5", "whole numbers of at least 1"),
+    "positive": (list_flags.check_positive, "0.5,20", "1,nan", "positive numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", list(LISTS))
+def test_a_wrong_entry_of_a_list_gets_a_sentence(kind):
+    check, right, wrong, message = LISTS[kind]
+    name = f"test_list_of_{kind}"
+    flags.DEFINE_list(name, None, "A list.")
+    check(name)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["script", f"--{name}={right}"])
+        assert flags.FLAGS[name].value == right.split(",")
+        with pytest.raises(flags.IllegalFlagValueError, match=f"{name}=.*expected.*{message}"):
+            flags.FLAGS(["script", f"--{name}={wrong}"])
+
+
+def test_every_list_flag_is_checked():
+    for path in (*(ROOT / "examples").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")):
+        source = path.read_text()
+        lists = set(re.findall(r'DEFINE_list\(\s*"(\w+)"', source))
+        assert lists <= set(re.findall(r'check_\w+\("(\w+)"', source)), path.name
