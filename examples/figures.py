@@ -11,16 +11,15 @@ from matplotlib.figure import Figure
 import force_tf
 
 _MARKERS = ("o", "s", "D", "^", "v")
+# Inches of a panel. Panels stand one below the other: a phone shows a figure as wide as the screen.
+_WIDTH, _HEIGHT = 5.2, 3.6
 _MIN_PERCENT, _MIN_DIFFERENCE = 4, 1e-7  # below these, differences are chance: the axes do not show them off
 
 
-def new_figure(
-    panels: int = 1, width: float = 6.4, height: float = 4.2, *, below: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """Returns a figure and its axes, side by side, or one below the other."""
-    rows, columns = (panels, 1) if below else (1, panels)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=120)
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+def new_figure(panels: int = 1, layers: int = 0) -> tuple[Figure, list[Axes]]:
+    """Returns a figure and its axes, one below the other, with room for the names of so many layers side by side."""
+    figure = Figure(figsize=(max(_WIDTH, 0.2 * layers + 1.2), _HEIGHT * panels), layout="constrained", dpi=120)
+    axes = list(figure.subplots(panels, 1, squeeze=False).ravel())
     for ax in axes:
         ax.set_prop_cycle(color=force_tf.plots.COLORS)
     return figure, axes
@@ -46,20 +45,21 @@ def accuracy_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure
 
 def density_figure(masks: Mapping[str, force_tf.Masks], title: str) -> Figure:
     """Plots the fraction and the number of weights kept in each layer."""
-    layers = len(next(iter(masks.values())))
-    # One below the other, so that a phone can show both.
-    figure, axes = new_figure(2, width=max(6.4, 0.4 * layers), below=True)
+    figure, axes = new_figure(2, layers=len(next(iter(masks.values()))))
     for ax, quantity in zip(axes, ("density", "kept")):
         force_tf.plots.plot_density(masks, quantity=quantity, ax=ax)
+        if len(masks) > 1:
+            ax.get_legend().remove()
+    axes[0].tick_params(labelbottom=False)  # the names below the lower panel serve both
     if len(masks) > 1:
-        axes[0].get_legend().remove()  # the one beside the lower panel serves both
+        _legend_below(figure, axes[0])
     figure.suptitle(title)
     return figure
 
 
 def search_figure(histories: Mapping[str, Sequence[Mapping]], title: str) -> Figure:
     """Plots the density and the saliency kept after each step of the searches."""
-    figure, axes = new_figure(2, width=5.5)
+    figure, axes = new_figure(2)
     force_tf.plots.plot_schedule(histories, ax=axes[0], title="Density")
     force_tf.plots.plot_saliency(histories, ax=axes[1], title="Saliency kept by each cut")
     figure.suptitle(title)
@@ -68,7 +68,7 @@ def search_figure(histories: Mapping[str, Sequence[Mapping]], title: str) -> Fig
 
 def channels_figure(report: Any, title: str) -> Figure:
     """Plots the channels of each layer before and after shrinking, from what `force_tf.shrink_report` returns."""
-    figure, (ax,) = new_figure(width=max(6.4, 0.45 * len(report.layers)))
+    figure, (ax,) = new_figure(layers=len(report.layers))
     force_tf.plots.plot_channels(report, ax=ax, title=title)
     return figure
 
@@ -82,7 +82,7 @@ def variants_figure(variants: Sequence[Mapping[str, Any]], quality: str, title: 
         quality: "accuracy" in [0, 1], or "max_difference" of outputs.
         title: The title of the figure.
     """
-    figure, axes = new_figure(2, width=4.6)
+    figure, axes = new_figure(2)
     axes[1].sharey(axes[0])
     in_percent = quality == "accuracy"
     if not in_percent:
@@ -93,20 +93,24 @@ def variants_figure(variants: Sequence[Mapping[str, Any]], quality: str, title: 
             if variant[cost] is not None and variant[quality] is not None:
                 ax.plot(variant[cost] / unit, variant[quality] * (100 if in_percent else 1), **style)
         ax.set_xlabel(label)
+        ax.set_ylabel("Accuracy (%)" if in_percent else "Largest difference of outputs")
         ax.set_xlim(left=0)
         ax.grid(color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
     low, high = axes[0].get_ylim()
     if in_percent:
-        axes[0].set_ylabel("Accuracy (%)")
         margin = max(0, _MIN_PERCENT - (high - low)) / 2
         axes[0].set_ylim(low - margin, min(high + margin, max(high, 100)))
     else:
-        axes[0].set_ylabel("Largest difference of outputs")
         axes[0].set_ylim(-_MIN_DIFFERENCE / 2, high)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    _legend_below(figure, axes[0])
     figure.suptitle(title)
     return figure
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    """Puts the legend of some axes below all of them, where it takes no width."""
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 def _styles(variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

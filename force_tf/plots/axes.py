@@ -15,6 +15,8 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#00
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":")
 _FONT_SIZE = 10  # points
+# Inches of a new figure, so small that a phone, which shows it as wide as the screen, leaves its letters legible.
+_WIDTH, _HEIGHT = 5.2, 3.6
 
 
 def layer_ticks(ax: Axes, paths: list[str]) -> None:
@@ -47,7 +49,7 @@ def plot_steps(ax: Axes, number: int, steps: Sequence[int], values: Sequence[flo
     )
 
 
-def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
+def new_axes(ax: Axes | None, width: float = _WIDTH, height: float = _HEIGHT) -> Axes:
     """Returns the axes that are given, or those of a new figure of so many inches that pyplot does not know of."""
     if ax is not None:
         return ax
@@ -72,8 +74,8 @@ def new_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
 
 def layer_axes(ax: Axes | None, layers: int) -> Axes:
     """Returns the axes that are given, or new ones with room for so many layers side by side."""
-    many = max(layers - 20, 0)  # beyond those whose names have room at an angle
-    return new_axes(ax, width=max(6.4, 0.45 * (layers - many) + 0.2 * many + 2), height=4.0 + min(many, 1))
+    # Names of many layers stand upright, one beside the other, and take some of the height.
+    return new_axes(ax, width=max(_WIDTH, 0.2 * layers + 1.8), height=_HEIGHT + min(0.1 * max(layers - 8, 0), 1.2))
 
 
 def percent_ticks(ax: Axes) -> None:
