@@ -6,6 +6,7 @@ the final density: `schedule(steps, steps, density) == density`.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -186,9 +187,10 @@ def get(schedule: str | Sequence[float] | Schedule) -> Schedule:
 
     Raises:
         ValueError: If no schedule has that name.
-        TypeError: If `schedule` is none of these.
+        TypeError: If `schedule` is none of these, or a callable of other arguments, such as a schedule of tfmot's.
     """
     if callable(schedule):
+        _check_takes_three(schedule)
         return schedule
     if isinstance(schedule, (list, tuple)):
         return Levels(schedule)
@@ -222,6 +224,20 @@ def densities(schedule: Schedule, steps: int, density: float) -> list[float]:
             f"Received: {values[-1]} at the last step"
         )
     return values
+
+
+def _check_takes_three(schedule: Schedule) -> None:
+    try:
+        signature = inspect.signature(schedule)
+    except (TypeError, ValueError):  # some callables written in C do not tell
+        return
+    try:
+        signature.bind(1, 1, 1.0)
+    except TypeError:
+        raise TypeError(
+            "Expected a callable `schedule` to take (step, steps, density); docs/from_tfmot.md lists what stands for "
+            f"tfmot's schedules. Received: schedule={schedule!r}, which takes {signature}"
+        ) from None
 
 
 def _number(value: Any, step: int) -> float:

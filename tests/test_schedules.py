@@ -56,6 +56,15 @@ def test_an_unknown_name_gets_the_nearest():
         schedules.get("x")
 
 
+def test_a_callable_of_other_arguments_is_refused_before_any_work():
+    class PolynomialDecay:  # as that of tfmot
+        def __call__(self, step):
+            return True, 0.5
+
+    with pytest.raises(TypeError, match=r"to take \(step, steps, density\).*from_tfmot.*which takes \(step\)"):
+        schedules.get(PolynomialDecay())
+
+
 @pytest.mark.parametrize("schedule", [None, 3, {"linear"}])
 def test_neither_name_nor_callable_is_refused(schedule):
     with pytest.raises(TypeError, match=r"^Expected `schedule` to be a name, a list .*Received: schedule="):

@@ -36,7 +36,7 @@ def warnings_of(
     if isinstance(trial, Exception):
         text = (
             "The masks are found, but whether the pruned network has collapsed could not be checked: the model cannot "
-            f"be tried on some rows. Received: {type(trial).__name__}: {trial}"
+            f"be tried on some rows. Look at its outputs before you train it. Received: {type(trial).__name__}: {trial}"
         )
         found.append((text, UserWarning))
         trial = None

@@ -122,7 +122,10 @@ def as_tensor(array: Any, float_dtype: str | None = None) -> tf.Tensor | tf.Spar
     try:
         return _from_scipy(array) if _is_scipy_sparse(array) else tf.convert_to_tensor(array)
     except (TypeError, ValueError):
-        raise TypeError(f"Expected batches of arrays that hold numbers. Received: dtype {array.dtype}") from None
+        raise TypeError(
+            "Expected batches of arrays that hold numbers (of a frame whose columns differ in type, pass a dict of "
+            f"columns). Received: dtype {array.dtype}"
+        ) from None
 
 
 def as_dense(array: Any) -> np.ndarray:

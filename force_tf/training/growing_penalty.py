@@ -170,7 +170,8 @@ class GrowingPenalty(BetweenUpdates):
         if done > self._growth.choice and not self._is_chosen:
             warnings.warn(
                 "Expected a model, or a file, that remembers which weights are to be pruned, since this training has "
-                "begun before; they are chosen anew. Received: none",
+                "begun before; they are chosen anew. To go on with the same, load the model from a .keras or "
+                ".weights.h5 file, or a TensorFlow checkpoint. Received: none",
                 stacklevel=2,
             )
         self.move(done)

@@ -122,7 +122,9 @@ def test_lists_of_rows_of_different_lengths():
 
 
 def test_words_in_a_frame():
-    with pytest.raises(TypeError, match=r"^Expected batches of arrays that hold numbers\. Received: dtype object"):
+    with pytest.raises(
+        TypeError, match=r"^Expected batches of arrays that hold numbers .*dict of columns.*Received: dtype object"
+    ):
         as_tensor(as_arrays(pd.DataFrame({"a": ["x", "y"], "b": [1, 2]})))
 
 
