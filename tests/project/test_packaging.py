@@ -116,5 +116,17 @@ def test_readme_stands_by_itself_on_an_index():
     assert set(re.findall(r"\]\[([^\]]+)\]", text)) - set(references) == set()
 
 
+def test_the_address_is_the_same_everywhere():
+    home = configparser.ConfigParser()
+    home.read(ROOT / "setup.cfg")
+    owner, name = home["metadata"]["url"].removeprefix("https://github.com/").split("/")
+    patterns = (rf"github(?:usercontent)?\.com/({owner}|force[\w-]*)/(\w+)", r"([\w-]+)\.github\.io/(\w+)")
+    files = [ROOT / "README.md", ROOT / "mkdocs.yml", ROOT / "setup.cfg", *ROOT.glob("*.md"), *ROOT.glob("*.cff")]
+    for path in (*files, *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.*")):
+        if path.is_file():
+            found = {each for pattern in patterns for each in re.findall(pattern, path.read_text())}
+            assert found <= {(owner, name)}, path
+
+
 def test_what_the_sdist_is_to_hold_is_there():
     assert [name for name in tool("check_dist").IN_SDIST if not (ROOT / name).exists()] == []
