@@ -21,6 +21,7 @@ _FORMAT = "force_tf.masks"
 _FORMAT_VERSION = 1
 _HEADER = "header"
 # What the metadata tell of the masks of a search, and not of others.
+_FEW = 4  # so many that are left out for one reason are all listed
 _MEASURED = ("effective_sparsity", "budget")
 # What a file may unpack to, in bytes and weights: far above any network that Keras trains on one machine.
 _LARGEST_HEADER, _LARGEST_ARRAY_HEADER, _MOST_WEIGHTS = 2**26, 2**12, 2**34
@@ -202,16 +203,21 @@ class Masks(Mapping[str, np.ndarray]):
         shuffled = {path: random.permuted(mask, axis=None) for path, mask in self._masks.items()}
         return Masks(shuffled, left_out=self._left_out, metadata={**self._settings(), "shuffled": {"seed": seed}})
 
-    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+    def summary(self, print_fn: Callable[[str], Any] = print, *, full: bool = False) -> None:
         """Prints a table of shape, weights, kept weights and density per tensor, then what is left out and why.
 
         Args:
             print_fn: Called once with the whole text. Defaults to `print`.
+            full: Whether to list everything that is left out, where many are for the same reason.
         """
-        print_fn(self.to_table())
+        print_fn(self.to_table(full=full))
 
-    def to_table(self) -> str:
-        """Returns the text that `summary()` prints."""
+    def to_table(self, *, full: bool = False) -> str:
+        """Returns the text that `summary()` prints.
+
+        Args:
+            full: As in `summary`.
+        """
         head = ("Weight", "Shape", "Weights", "Kept", "Density")
         rows = [
             (path, str(mask.shape), f"{mask.size:,}", f"{np.count_nonzero(mask):,}", f"{self.density(path):.4%}")
@@ -222,11 +228,10 @@ class Masks(Mapping[str, np.ndarray]):
         rule = "-" * len(table[0])
         lines = [repr(self)[1:-1], rule, table[0], rule, *table[1:-1], rule, table[-1]]
         if self._left_out:
-            lines += [
-                "",
-                "Left out:",
-                aligned([(f"  {path}", reason) for path, reason in self._left_out.items()], "<<"),
-            ]
+            rows = list(self._left_out.items() if full else _shortened(self._left_out))
+            lines += ["", "Left out:", aligned([(f"  {path}", reason) for path, reason in rows], "<<")]
+            if len(rows) < len(self._left_out):
+                lines.append("  `summary(full=True)` lists them all.")
         return "\n".join([*lines, *self._measured_lines()])
 
     def _measured_lines(self) -> list[str]:
@@ -396,6 +401,19 @@ class _ForeignFormatError(Exception):
 
 def _shapes(masks: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {path: mask.shape for path, mask in masks.items()}
+
+
+def _shortened(left_out: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields what is left out and why; of many for the same reason the first, and how many more there are."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(path)
+    for path, reason in left_out.items():
+        alike = by_reason[reason]
+        if len(alike) <= _FEW or path == alike[0]:
+            yield path, reason
+        if len(alike) > _FEW and path == alike[0]:
+            yield f"and {len(alike) - 1} more", reason
 
 
 def _as_mask(path: str, mask: Any) -> np.ndarray:

@@ -143,6 +143,21 @@ def test_summary_tells_every_tensor_and_what_is_left_out():
     assert "by force: 1,652 of 3,152 weights kept (47.59% sparsity) in 2 tensors" in printed[0]
 
 
+def test_summary_is_short_where_many_are_left_out_for_one_reason():
+    norms = {f"bn_{index}": "no weights to prune" for index in range(30)}
+    masks = Masks(A, left_out={"embedding": "not selected", **norms, "head": "frozen"})
+    short, whole = masks.to_table().splitlines(), masks.to_table(full=True).splitlines()
+    left = [line.split(maxsplit=1) for line in short[short.index("Left out:") + 1 :]]
+    assert left == [
+        ["embedding", "not selected"],
+        ["bn_0", "no weights to prune"],
+        ["and", "29 more  no weights to prune"],
+        ["head", "frozen"],
+        ["`summary(full=True)`", "lists them all."],
+    ]
+    assert len([line for line in whole if line.startswith("  ")]) == 32
+
+
 def test_summary_prints_by_default(capsys):
     Masks(A).summary()
     assert capsys.readouterr().out.count("dense/kernel") == 1

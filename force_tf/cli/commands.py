@@ -49,7 +49,7 @@ def prune(options: argparse.Namespace) -> Outcome:
         "left_out": dict(masks.left_out),
         "metadata": masks.metadata,
     }
-    return Outcome(f"{masks.to_table()}\n\nWritten: {options.output}", values)
+    return Outcome(f"{masks.to_table(full=options.full)}\n\nWritten: {options.output}", values)
 
 
 def shrink(options: argparse.Namespace) -> Outcome:

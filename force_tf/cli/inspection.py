@@ -31,13 +31,13 @@ def inspect(options: argparse.Namespace) -> Outcome:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a .keras, .h5, .npz or .tflite file. Received: {path!r}, which is no file.")
     if path.endswith(".npz"):
-        return _masks(Masks.load(path), path)
+        return _masks(Masks.load(path), path, options)
     if path.endswith(".tflite"):
         return _tflite(path)
     return _model(load_model(path), path, options)
 
 
-def _masks(masks: Masks, path: str) -> Outcome:
+def _masks(masks: Masks, path: str, options: argparse.Namespace) -> Outcome:
     values = {
         "file": path,
         "kind": "masks",
@@ -49,7 +49,8 @@ def _masks(masks: Masks, path: str) -> Outcome:
         "left_out": dict(masks.left_out),
     }
     facts = [(str(name), str(value)) for name, value in masks.metadata.items()]
-    return Outcome("\n\n".join(filter(None, [masks.to_table(), aligned(facts, "<<") if facts else ""])), values)
+    parts = [masks.to_table(full=options.full), *([aligned(facts, "<<")] if facts else [])]
+    return Outcome("\n\n".join(parts), values)
 
 
 def _model(model: keras.Model, path: str, options: argparse.Namespace) -> Outcome:

@@ -104,6 +104,7 @@ def _add_inspect(commands: Any) -> argparse.ArgumentParser:
         help="measure of a model what a budget counts, dense and of what `shrink` leaves: multiply-adds, parameters, "
         "and bytes of the .tflite file, which takes seconds",
     )
+    command.add_argument("--full", action="store_true", help="list all that masks left out")
     return command
 
 
@@ -156,6 +157,7 @@ def _add_prune(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, help="seed of the order of the data (default: another every time)")
     command.add_argument("--checkpoint", metavar="FOLDER", help="keep the search's state here, and go on from it")
+    command.add_argument("--full", action="store_true", help="list all that is left out")
     return command
 
 
