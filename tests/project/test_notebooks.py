@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
     "quickstart": "EPOCHS, STEPS = 1, 3",
     "from_tfmot": "EPOCHS = 4",
-    "budget_to_phone": "EPOCHS, STEPS, SPARSITIES = 1, 2, (0.5,)",
+    "budget_to_phone": 'EPOCHS, STEPS, LIMITS, SHARES = 1, 2, {"parameters": 0.5}, (0.5,)',
     "compare_methods": 'EPOCHS, SEEDS, METHODS = 1, (0,), ("random", "snip")',
 }
 CELL = re.compile(r"^# %%(.*)$", re.MULTILINE)
