@@ -36,6 +36,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 from figures import new_figure
+from list_flags import check_counts, check_fractions, check_names
 from script import run_script
 from training import train
 
@@ -70,23 +71,10 @@ _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Train nothing, print wha
 _FIGURES = flags.DEFINE_string("figures", None, "A folder for the figure.")
 Row = dict[str, Any]
 
-
-def _are_some_of(names: Sequence[str]):
-    return lambda given: bool(given) and set(given) <= set(names)
-
-
-def _are_fractions(given: Sequence[str]) -> bool:
-    return bool(given) and all(part.replace(".", "", 1).isdigit() and 0 < float(part) < 1 for part in given)
-
-
-flags.register_validator("networks", _are_some_of(tuple(_WIDTHS)), f"expected some of {', '.join(_WIDTHS)}.")
-flags.register_validator(
-    "methods", _are_some_of(_METHODS_COMPARED), f"expected some of {', '.join(_METHODS_COMPARED)}."
-)
-flags.register_validator("sparsities", _are_fractions, "expected fractions above 0 and below 1.")
-flags.register_validator(
-    "seeds", lambda given: bool(given) and all(part.isdecimal() for part in given), "expected numbers from 0."
-)
+check_names("networks", _WIDTHS)
+check_names("methods", _METHODS_COMPARED)
+check_fractions("sparsities")
+check_counts("seeds", least=0)
 
 
 def main() -> None:
@@ -210,7 +198,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _figure(rows: Sequence[Row]):
     names = _NETWORKS.value
-    figure, axes = new_figure(len(names), width=6.4)
+    figure, axes = new_figure(len(names))
     sparsities = _columns("any that prunes")
     for ax, network in zip(axes, names):
         for number, method in enumerate(name for name in _METHODS.value if name != "dense"):

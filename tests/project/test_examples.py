@@ -312,8 +312,8 @@ def test_accuracy_over_sparsity_goes_on_and_prints_tables(tmp_path):
     ("flag", "message"),
     [
         ("--methods=forse", "expected some of dense, random"),
-        ("--sparsities=0.9,1", "expected fractions above 0 and below 1"),
-        ("--seeds=a", "expected numbers from 0"),
+        ("--sparsities=0.9,1", "expected fractions in [0, 1)"),
+        ("--seeds=a", "expected whole numbers of at least 0"),
         ("--networks=lenet_5", "expected some of vgg19, resnet50"),
     ],
 )
