@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.criteria.gradients import Gradients
+from force_tf.models.keras_models import has_fixed_batch_size
 from force_tf.models.weights import PrunableWeight, values_of
 from force_tf.objective.batches import Batch, Batches
 from force_tf.objective.gradients import GradientFunction, mean_gradient
@@ -89,7 +90,9 @@ class Network:
 
         Args:
             function: Takes the model and the arguments of the gradient function, and returns a scalar tensor. Pass the
-                same function every time: another one is traced anew.
+                same function every time: another one is traced anew. Under a `tf.distribute` strategy each replica
+                calls it with a part of the rows, and the parts are averaged by their numbers of rows: it should be a
+                mean over rows.
             signature: The type specs of these arguments, to trace with.
             others: Whether to differentiate by `other_variables` too, after the prunable weights.
         """
@@ -97,6 +100,4 @@ class Network:
 
     def batch_signature(self) -> Batch:
         """Returns the type specs of a batch."""
-        inputs = getattr(self.model, "inputs", None) or []
-        fixed = any(tensor.shape and tensor.shape[0] is not None for tensor in inputs)
-        return self.batches.signature(fixed_batch=fixed)
+        return self.batches.signature(fixed_batch=has_fixed_batch_size(self.model))

@@ -53,10 +53,14 @@ def overrides(model: Any, method: str) -> bool:
 
 def tf_variable(variable: Any) -> tf.Variable:
     """Returns the TensorFlow variable behind one of either Keras, past all casts to a layer's compute dtype."""
-    # tf_keras wraps those of mixed precision.
-    inner = variable.value if isinstance(variable, keras.Variable) else keras_internals.without_autocast(variable)
     # Inside the scope of a strategy a variable stands for one on each device, and has no gradient; the first does.
-    return tf.distribute.get_strategy().experimental_local_results(inner)[0]
+    return tf.distribute.get_strategy().experimental_local_results(whole_variable(variable))[0]
+
+
+def whole_variable(variable: Any) -> tf.Variable | tf.distribute.DistributedValues:
+    """Returns what `tf_variable` does, but of a variable of a strategy that which stands for all of its copies."""
+    # tf_keras wraps those of mixed precision.
+    return variable.value if isinstance(variable, keras.Variable) else keras_internals.without_autocast(variable)
 
 
 def array_variables(item: Any) -> list[Any]:
@@ -159,6 +163,12 @@ def check_inputs(model: Any, inputs: Any) -> None:
         raise ValueError(
             f"Expected batches of inputs of shape {expected}, the batch size first. Received: inputs of shape {shape}"
         )
+
+
+def has_fixed_batch_size(model: Any) -> bool:
+    """Returns whether a model declares inputs of one batch size."""
+    inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
+    return any(len(tensor.shape) and tensor.shape[0] is not None for tensor in inputs)
 
 
 def input_specs(model: Any, batches: Any = None) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from force_tf.models import keras_internals
-from force_tf.models.keras_models import array_variables, keras_of, state_variables
+from force_tf.models.keras_models import array_variables, keras_of, state_variables, whole_variable
 from force_tf.support.interrupts import restoring
 
 
@@ -31,12 +31,13 @@ class ModelState:
         self._variables = [*array_variables(model), *state_variables(model), *generators]
         self._seeds = self.seeds()
         # Reading a variable shares its buffer until the variable is assigned, so only what changes costs memory.
-        self.values = [_value(variable) for variable in self._variables]
+        self._copies = [_values([variable]) for variable in self._variables]
+        self.values = [copies[0][1] for copies in self._copies]
 
     def put_back(self) -> None:
         """Gives all variables and seeds the values of that moment."""
-        for variable, value in zip(self._variables, self.values):
-            variable.assign(value)
+        for copies in self._copies:
+            _assign(copies)
         self.set_seeds(self._seeds)
 
     def changes(self, without: Collection[int] = ()) -> dict[int, tf.Tensor]:
@@ -47,7 +48,7 @@ class ModelState:
         """
         found = {}
         for place, (variable, before) in enumerate(zip(self._variables, self.values)):
-            now = _value(variable)
+            now = _value(_copies(variable)[0])
             if id(variable) not in without and not bool(tf.reduce_all(now == before)):
                 found[place] = now
         return found
@@ -55,7 +56,8 @@ class ModelState:
     def assign_changes(self, changes: Mapping[int, tf.Tensor]) -> None:
         """Gives variables the values that `changes` returned, of this model or one that is built alike."""
         for place, value in changes.items():
-            self._variables[place].assign(value)
+            for copy in _copies(self._variables[place]):
+                copy.assign(value)
 
     def seeds(self) -> list[int | None]:
         """Returns the seeds of random layers that are no variables."""
@@ -82,8 +84,7 @@ def preserved_variables(model: Any) -> restoring:
 
     def put_back() -> None:
         state.put_back()
-        for variable, value in of_metrics:
-            variable.assign(value)
+        _assign(of_metrics)
         for metric in _metrics(model):
             if id(metric) not in metrics:
                 metric.reset_state()
@@ -105,14 +106,29 @@ def preserved_states(model: Any) -> restoring:
     state = _values(state_variables(model))
 
     def put_back() -> None:
-        for variable, value in state:
-            variable.assign(value)
+        _assign(state)
 
     return restoring(put_back)
 
 
 def _values(variables: Iterable[Any]) -> list[tuple[Any, tf.Tensor]]:
-    return [(variable, _value(variable)) for variable in variables]
+    return [(copy, _value(copy)) for variable in variables for copy in _copies(variable)]
+
+
+def _assign(values: Iterable[tuple[Any, tf.Tensor]]) -> None:
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _copies(variable: Any) -> Sequence[Any]:
+    """Returns a variable, or its copies on the replicas of this process where each may have a value of its own.
+
+    Such are statistics of batches and seeds. To read them as a whole may need the other processes.
+    """
+    whole = whole_variable(variable)
+    if isinstance(whole, tf.distribute.DistributedValues) and not whole.trainable:
+        return whole.distribute_strategy.experimental_local_results(whole)
+    return [variable]
 
 
 def _value(variable: Any) -> tf.Tensor:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from force_tf.objective.distribution import Distribution
 from force_tf.support import arrays
 
 
@@ -37,6 +38,12 @@ class Batches:
         needs_targets: Whether batches must have targets. If not, `data` may be inputs alone, an array or a dict of
             arrays, and of datasets and other streams each element.
         float_dtype: The float type that NumPy's floats are cast to; None to leave them.
+        distribution: How replicas share the batches; None for one replica. Where several processes do, a
+            `tf.data.Dataset` is distributed as in `fit`, so that each process reads its own shard, and of other data
+            each draws the same batches. Batches of a distributed dataset come as distributed values.
+
+    Attributes:
+        first: The first batch; of a distributed dataset a part of it.
 
     Raises:
         ValueError: If there is no data, arrays differ in length, or batches lack targets.
@@ -51,8 +58,17 @@ class Batches:
         check: Callable[[Batch], None] | None = None,
         needs_targets: bool = True,
         float_dtype: str | None = None,
+        distribution: Distribution | None = None,
     ):
         self._check = check
+        if isinstance(data, tf.data.Dataset) and distribution is not None and distribution.workers > 1:
+            data = distribution.strategy.experimental_distribute_dataset(data)
+        self._distribution = distribution if isinstance(data, tf.distribute.DistributedDataset) else None
+        if isinstance(data, tf.distribute.DistributedDataset) and distribution is None:
+            raise ValueError(
+                "Expected data that is not distributed, since the model has one replica: make it in the scope of the "
+                f"strategy. Received: {_kind(data)}"
+            )
         self._needs_targets, self._float_dtype = needs_targets, float_dtype
         if not needs_targets and _is_inputs(data):
             data = (data,)
@@ -60,24 +76,36 @@ class Batches:
         self._iterator = self._open()
         self._drawn = 0
         try:
-            self.first = self._batch(next(self._iterator))
+            parts = self._parts(next(self._iterator))
         except StopIteration:
             raise ValueError(f"Expected at least one batch of data. Received: {_kind(data)}, which is empty") from None
-        self._peeked: Batch | None = self.first
+        self.first = next((part for part in parts if not _has_no_rows(part)), parts[0])
+        self._peeked: list[Batch] | None = parts
+
+    @property
+    def are_distributed(self) -> bool:
+        """Whether each process reads parts of its own, rather than whole batches."""
+        return self._distribution is not None
+
+    def first_bytes(self) -> bytes:
+        """Returns the content of the first batch."""
+        leaves = [leaf for leaf in tf.nest.flatten(self.first, expand_composites=True) if leaf is not None]
+        return b"".join(tf.io.serialize_tensor(leaf).numpy() for leaf in leaves)
 
     def __next__(self) -> Batch:
-        batch = self._draw()
+        parts = self._draw()
         if self._check is not None:
-            self._check(batch)
-        return batch
+            for part in parts:
+                self._check(part)
+        return parts[0] if self._distribution is None else self._distribution.distributed(parts)
 
-    def _draw(self) -> Batch:
+    def _draw(self) -> list[Batch]:
         self._drawn += 1
         if self._peeked is not None:
-            batch, self._peeked = self._peeked, None
-            return batch
+            parts, self._peeked = self._peeked, None
+            return parts
         try:
-            return self._batch(next(self._iterator))
+            return self._parts(next(self._iterator))
         except StopIteration:
             pass
         if not self._restarts:
@@ -87,11 +115,17 @@ class Batches:
             )
         self._iterator = self._open()
         try:
-            return self._batch(next(self._iterator))
+            return self._parts(next(self._iterator))
         except StopIteration:
             raise ValueError(
                 "Expected data that can start over. Received: data that was empty the second time"
             ) from None
+
+    def _parts(self, element: Any) -> list[Batch]:
+        """Returns a batch, or the parts that the replicas of this process have of it."""
+        if self._distribution is None:
+            return [self._batch(element)]
+        return list(map(self._batch, self._distribution.local_parts(element)))
 
     def _batch(self, element: Any) -> Batch:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
@@ -101,7 +135,7 @@ class Batches:
                 f"Received: a batch without them, {_kind(element)}"
             )
         batch = Batch(*(self._tensors(arrays.as_arrays(part)) for part in (x, y, sample_weight)))
-        if any(leaf.shape.rank and leaf.shape[0] == 0 for leaf in tf.nest.flatten(batch.x)):
+        if self._distribution is None and _has_no_rows(batch):
             raise ValueError("Expected at least one row in each batch. Received: a batch without rows")
         targets = tf.nest.flatten(batch.y) if self._needs_targets else []
         if any(leaf is not None and leaf.dtype == tf.string for leaf in targets):
@@ -171,6 +205,10 @@ class Batches:
         return tf.nest.map_structure(spec, self.first)
 
 
+def _has_no_rows(batch: Batch) -> bool:
+    return any(leaf.shape.rank and leaf.shape[0] == 0 for leaf in tf.nest.flatten(batch.x))
+
+
 def first_inputs(data: Any, count: int) -> Any:
     """Returns the inputs of some samples, without targets.
 
@@ -211,7 +249,7 @@ def _opener(
     data: Any, batch_size: int = 1, seed: int | None = None, needs_targets: bool = True
 ) -> tuple[Callable[[], Iterator], bool]:
     """Returns a function that starts the data, and whether it may be called again."""
-    if isinstance(data, tf.data.Dataset):
+    if isinstance(data, (tf.data.Dataset, tf.distribute.DistributedDataset)):
         return lambda: iter(data), True
     if isinstance(data, keras.utils.PyDataset):
         return lambda: _py_dataset(data), True

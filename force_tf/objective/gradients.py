@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from force_tf.models.keras_models import tf_variable
+from force_tf.models.keras_models import tf_variable, whole_variable
 from force_tf.objective.batches import Batch
+from force_tf.objective.distribution import distribution_of, first_part
 from force_tf.objective.moments import twice_differentiable_moments
 
 
 class GradientFunction:
     """The gradient of a scalar function of a model's variables, and its Hessian times a vector.
+
+    Where the variables are copied to several replicas of a `tf.distribute` strategy, each computes a part of the rows
+    of the arguments, and the function of the whole is the average of the parts, by their numbers of rows.
 
     Args:
         function: Takes the arguments that `__call__` gets and returns a scalar tensor.
@@ -31,14 +36,16 @@ class GradientFunction:
         signature: Sequence[Any],
     ):
         self._function = function
-        self._variables = [tf_variable(variable) for variable in variables]
+        self._distribution = distribution_of(variables[0])
+        of = tf_variable if self._distribution is None else whole_variable
+        self._variables = [of(variable) for variable in variables]
         self._names = list(names)
         self._signature = tuple(signature)
         self._traces: dict[str, tf.types.experimental.PolymorphicFunction] = {}
 
     def trace(self) -> None:
         """Traces the gradient now, so that what does not fit fails before any work."""
-        self._traced("gradient", self._gradient, self._signature)
+        self._traced("gradient", self._gradient)
 
     def __call__(self, *arguments: Any) -> list[tf.Tensor]:
         """Returns the gradient at the variables' present values, one tensor per variable.
@@ -46,11 +53,7 @@ class GradientFunction:
         Raises:
             ValueError: If the function's value or the gradient is not finite; it names the variable.
         """
-        traced = self._traced("gradient", self._gradient, self._signature)
-        with _naming(arguments):
-            value, sums, gradients = traced(arguments)
-        self._check_finite(value, sums, gradients, "gradient")
-        return gradients
+        return self._checked(self._traced("gradient", self._gradient), arguments, "gradient")
 
     def hessian_product(self, vectors: Sequence[tf.Tensor], *arguments: Any) -> list[tf.Tensor]:
         """Returns H·v, with H the function's Hessian and v one tensor per variable.
@@ -61,40 +64,62 @@ class GradientFunction:
             ValueError: If the function's value or the product is not finite; it names the variable.
         """
         specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._variables]
-        traced = self._traced("hessian", self._hessian_product, specs, self._signature)
-        with _naming(arguments):
-            value, sums, products = traced(list(vectors), arguments)
-        self._check_finite(value, sums, products, "Hessian-gradient product")
-        return products
+        traced = self._traced("hessian", self._hessian_product, specs)
+        return self._checked(traced, arguments, "Hessian-gradient product", list(vectors))
 
-    def _traced(self, key: str, function: Callable, *signature: Any) -> tf.types.experimental.PolymorphicFunction:
+    def _checked(self, traced: Callable, arguments: Sequence[Any], what: str, *constants: Any) -> list[tf.Tensor]:
+        parts = (arguments,) if self._distribution is None else self._distribution.parts(arguments)
+        lost = contextlib.nullcontext() if self._distribution is None else self._distribution.naming_lost_workers()
+        with _naming(arguments), lost:
+            value, sums, tensors = traced(*parts, *constants)
+        self._check_finite(value, sums, tensors, what)
+        return tensors
+
+    def _traced(self, key: str, function: Callable, *constants: Any) -> tf.types.experimental.PolymorphicFunction:
         if key not in self._traces:
+            signature = (self._signature,)
+            if self._distribution is None:
+                evaluate = functools.partial(function, 1.0)
+            else:
+                signature = self._distribution.part_specs(self._signature)
+                evaluate = self._distribution.averaged(function)
+
+            def with_sums(*arguments):
+                value, *tensors = evaluate(*arguments)
+                return value, tf.stack([tf.reduce_sum(tensor) for tensor in tensors]), tensors
+
             # Keras layers are written for tracing without AutoGraph, and errors stay readable without it. Batches that
             # the signature does not fit (sequences of another length, say) get one more general trace.
-            traced = tf.function(function, autograph=False, reduce_retracing=True)
+            traced = tf.function(with_sums, autograph=False, reduce_retracing=True)
             with _naming(self._signature):
-                traced.get_concrete_function(*signature)
+                traced.get_concrete_function(*signature, *constants)
             self._traces[key] = traced
         return self._traces[key]
 
-    def _gradient(self, arguments):
+    def _gradient(self, share, arguments):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._variables)
-            value = self._function(*arguments)
-        gradients = tape.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return value, *_dense_with_sums(gradients)
+            value = self._value(share, arguments)
+        return value, *self._derived(tape, value)
 
-    def _hessian_product(self, vectors, arguments):
+    def _hessian_product(self, share, arguments, vectors):
         with tf.GradientTape(watch_accessed_variables=False) as outer:
             outer.watch(self._variables)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(self._variables)
                 with twice_differentiable_moments():
-                    value = self._function(*arguments)
+                    value = self._value(share, arguments)
             gradients = inner.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             product = tf.add_n([tf.reduce_sum(g * tf.stop_gradient(v)) for g, v in zip(gradients, vectors)])
-        products = outer.gradient(product, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return value, *_dense_with_sums(products)
+        return value, *self._derived(outer, product)
+
+    def _value(self, share, arguments):
+        value = self._function(*arguments)
+        return value if self._distribution is None else value * tf.cast(share, value.dtype)
+
+    def _derived(self, tape, value):
+        gradients = tape.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return map(tf.convert_to_tensor, gradients)  # embeddings give IndexedSlices
 
     def _check_finite(self, value, sums, tensors, what: str) -> None:
         if not tf.math.is_finite(value):
@@ -122,17 +147,12 @@ def _naming(arguments: Sequence[Any]) -> Iterator[None]:
     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
         parts = [
             "None" if leaf is None else f"{leaf.dtype.name} of shape {tuple(leaf.shape)}"
-            for leaf in tf.nest.flatten(list(arguments))
+            for leaf in tf.nest.flatten(list(map(first_part, arguments)))
         ]
         raise ValueError(
             "Expected inputs, targets and sample weights that fit the model, the loss and each other. "
             f"Received: {', '.join(parts)}"
         ) from error
-
-
-def _dense_with_sums(gradients):
-    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
-    return tf.stack([tf.reduce_sum(gradient) for gradient in gradients]), gradients
 
 
 def mean_gradient(function: GradientFunction, batches: Sequence[Batch]) -> list[tf.Tensor]:

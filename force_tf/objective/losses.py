@@ -14,6 +14,7 @@ import tensorflow as tf
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import check_same_keras, compile_arguments, keras_of
 from force_tf.objective.batches import Batch
+from force_tf.objective.distribution import mean_of_parts, sum_of_parts
 from force_tf.objective.linear_error import linear_error
 
 _SPARSE = ("SparseCategoricalCrossentropy", "sparse_categorical_crossentropy")
@@ -193,18 +194,28 @@ class _ScoredLoss(keras.losses.Loss):
         self._base = base
         self._function = base.call if is_loss else base
         self._temperature = temperature
+        self._is_reduced = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         value = super().__call__(y_true, y_pred, sample_weight)
-        # Inside the scope of a strategy Keras divides means by the replicas, which share a batch when they train. A
-        # search takes its batches whole.
-        return value if self.reduction in (None, "none", "sum") else keras_internals.without_replica_scaling(value)
+        if self._is_reduced:  # by the function itself; taken for a mean over the rows
+            return value
+        if self.reduction in (None, "none", "sum"):
+            return sum_of_parts(tf.reduce_sum(value))
+        # Inside the scope of a strategy Keras divides means by the replicas.
+        value = keras_internals.without_replica_scaling(value)
+        by_weight = self.reduction == "mean_with_sample_weight" and sample_weight is not None
+        if not by_weight and keras_internals.keras_mask(y_pred) is None:
+            return value
+        count = _Count(self._base, self._temperature, y_pred.dtype)
+        return mean_of_parts(value, lambda: count(y_true, y_pred, sample_weight if by_weight else None))
 
     def call(self, y_true, y_pred):
         y_true, y_pred = _same_rank(y_true, y_pred)
         value = self._function(y_true, _tempered(self._base, y_pred, self._temperature))
         if value is None:
             raise TypeError(f"Expected a loss that returns a tensor. Received: None from {self._base!r}")
+        self._is_reduced = not len(value.shape)
         return value
 
 
@@ -218,6 +229,20 @@ def _linear(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
         probabilities=None if not logits else "sigmoid" if name in _BINARY else "softmax",
         axis=keras_internals.loss_argument(loss, "axis", -1) if name in _SPARSE + _CATEGORICAL else -1,
     )
+
+
+class _Count(_ScoredLoss):
+    """What a mean loss divides by where that is not the size of the batch: the sum of weights or of a mask."""
+
+    def __init__(self, base: Any, temperature: float, dtype: tf.DType):
+        super().__init__(base, temperature, dtype)
+        self.reduction = "sum"
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return keras.losses.Loss.__call__(self, y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        return tf.ones_like(super().call(y_true, y_pred))
 
 
 def _same_rank(y_true, y_pred):

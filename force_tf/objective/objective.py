@@ -13,6 +13,7 @@ import tensorflow as tf
 from force_tf.models.keras_models import compile_arguments, keras_of, overrides
 from force_tf.models.regularizers import ZeroRegularizers, without_regularizers
 from force_tf.objective.batches import Batch, Batches
+from force_tf.objective.distribution import distribution_of_model, sum_of_parts
 from force_tf.objective.losses import DataLoss
 
 
@@ -43,6 +44,7 @@ class Objective:
         has_data_loss = not (self._is_computed_by_model or is_added_alone)
         self._data_loss = DataLoss(model, loss) if has_data_loss else None
         self._has_own_step = loss is None and not self._is_computed_by_model and overrides(model, "train_step")
+        self._distribution = distribution_of_model(model)
         # As `fit` does of arrays. A loss of Keras's casts them itself.
         self._float_dtype = None if has_data_loss else keras_of(model).backend.floatx()
         self.caveat: str | None = None
@@ -98,10 +100,12 @@ class Objective:
         with contextlib.nullcontext() if regularizers else without_regularizers(model, stand_in):
             outputs = model(x, training=True)
             if self._is_computed_by_model:
-                return _loss_of_model(model, x, y, outputs, sample_weight)
+                # In `fit` replicas add up what this returns.
+                return sum_of_parts(_loss_of_model(model, x, y, outputs, sample_weight))
+            # First, since other replicas' threads may take over, and call the model, when counts are added up.
+            added = list(model.losses) if self._adds or regularizers else []
             loss = None if self._data_loss is None else self._data_loss(y, outputs, sample_weight)
             terms = [] if loss is None else [loss]
-            added = list(model.losses) if self._adds or regularizers else []
             if not terms and len(added) == stand_in.entries:
                 raise ValueError(self._nothing_to_score(model))
             dtype = (terms + added)[0].dtype
@@ -116,6 +120,7 @@ class Objective:
             check=self.check_targets,
             needs_targets=self._data_loss is not None,
             float_dtype=self._float_dtype,
+            distribution=self._distribution,
         )
 
     def check_targets(self, batch: Batch) -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from force_tf.criteria import Network
 from force_tf.models.model_state import ModelState
+from force_tf.search.workers import Workers
 from force_tf.support.state_file import StateFile, bytes_of, digest_of, tensor_of
 
 # A state is left out if writing would take more than this share of the search's time.
@@ -41,8 +42,11 @@ class Progress:
 class Checkpoint:
     """The file in which a search keeps its state.
 
+    Where several processes search together the first one reads and writes it, and tells the others.
+
     Args:
         folder: Where it lies; made if it does not exist.
+        workers: The processes that search.
 
     Attributes:
         seed: The seed of the search that the file is of, or a new one if there is no file. A search without a seed has
@@ -53,11 +57,12 @@ class Checkpoint:
         OSError: If the folder cannot be made, written or read.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self._file = StateFile(folder, "search")
+    def __init__(self, folder: str | os.PathLike, workers: Workers):
+        self._workers = workers
+        self._file = StateFile(folder, "search", read=workers.content_of, makes_folder=workers.is_chief)
         self._folder = self._file.folder
         facts = self._file.facts
-        self.seed: int = facts["seed"] if facts else secrets.randbits(32)
+        self.seed: int = facts["seed"] if facts else workers.agree(secrets.randbits(32))
         self._steps = 0
         self._initial: ModelState | None = None
         self._written, self._cost = float("-inf"), 0.0
@@ -73,7 +78,8 @@ class Checkpoint:
             ValueError: If the file is of another search; it says what differs.
         """
         self._initial = ModelState(network.model)
-        self._file.begin({**description, **_described(network)})
+        # Other processes have other batch statistics, and their own parts of the data.
+        self._file.begin(self._workers.agree({**description, **_described(network)}))
         self._steps = len(description["densities"])
 
     def resume(self, network: Network) -> Progress | None:
@@ -98,8 +104,10 @@ class Checkpoint:
     def is_due(self, step: int) -> bool:
         """Whether to save after a step: not if the last state was written too short a time ago for what it cost.
 
-        After the last step it always is.
+        After the last step it always is. Of several processes the first one alone saves.
         """
+        if not self._workers.is_chief:
+            return False
         is_last = step == self._steps
         return is_last or time.monotonic() - self._written >= self._cost / _SHARE
 

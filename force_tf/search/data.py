@@ -11,6 +11,7 @@ import tensorflow as tf
 from force_tf.criteria import Criterion
 from force_tf.models.keras_models import check_inputs
 from force_tf.objective.batches import Batches
+from force_tf.objective.distribution import distribution_of_model
 from force_tf.objective.objective import Objective
 from force_tf.support.arrays import is_array
 
@@ -77,7 +78,8 @@ def search_data(
     batches = None
     if data is not None:
         if objective is None:
-            batches = Batches(data, batch_size, seed, needs_targets=False)
+            distribution = distribution_of_model(model)
+            batches = Batches(data, batch_size, seed, needs_targets=False, distribution=distribution)
         else:
             batches = objective.batches(data, batch_size, seed)
         check_inputs(model, batches.first.x)

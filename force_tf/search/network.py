@@ -15,6 +15,7 @@ from force_tf.models.keras_models import check_has_call, check_model
 from force_tf.models.prunable import all_prunable_weights
 from force_tf.models.rebuild import rebuild
 from force_tf.models.weights import PrunableWeight, values_of
+from force_tf.objective.distribution import distribution_of_model
 from force_tf.search.data import SearchData
 
 
@@ -23,9 +24,10 @@ def check_searchable(model: Any) -> None:
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is not built, has no `call`, or is pruned already.
+        ValueError: If it is not built, has no `call`, is pruned already, or is under a strategy that shares no search.
     """
     check_model(model)
+    distribution_of_model(model)
     check_has_call(model)
     if layers.is_pruned(model):
         raise ValueError(

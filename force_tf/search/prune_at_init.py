@@ -32,6 +32,7 @@ from force_tf.search.metadata import search_description, settings_of
 from force_tf.search.network import build_network, check_searchable, prepared
 from force_tf.search.planning import make_plan
 from force_tf.search.repair import Repair, make_repair
+from force_tf.search.workers import Workers
 from force_tf.search.zero_scores import ZeroScores
 from force_tf.support import arguments
 
@@ -227,9 +228,11 @@ class PruneAtInit:
                 f"Received: checkpoint={checkpoint!r}, budget={self.budget!r}"
             )
         limits = self.budget.bound(model, weights) if self.budget else None
-        kept = None if checkpoint is None else Checkpoint(checkpoint)
-        seed = kept.seed if kept and self.seed is None else self.seed
+        workers = Workers(model)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, workers)
+        seed = workers.common_seed(kept.seed if kept and self.seed is None else self.seed)
         given = search_data(self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=seed)
+        workers.check_data(given.batches)
         if given.caveat is not None:
             warnings.warn(given.caveat, stacklevel=3)  # at the caller of the public method
         random = np.random.default_rng(seed)
@@ -239,7 +242,9 @@ class PruneAtInit:
         if kept:
             kept.begin(network, search_description(self, model, loss, batch_size))
         with preserved_variables(network.model):
-            keep, costs = self._search(network, plan, granularity, zeros, verbose, kept, repair, limits)
+            shown = verbose if workers.is_chief else 0
+            keep, costs = self._search(network, plan, granularity, zeros, shown, kept, repair, limits)
+        workers.check_same("masks", lambda: np.packbits(keep).tobytes(), "seed, settings and data")
         masks = dict(zip((weight.path for weight in weights), split(keep, weights)))
         trial = check_collapse(model, weights, list(masks.values()), given.batches, random)
         for text, category in warnings_of(trial, zeros, masks):

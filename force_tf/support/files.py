@@ -17,6 +17,15 @@ from typing import BinaryIO
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def content_of(path: str) -> bytes | None:
+    """Returns the content of a file, or None if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a file beside `path` for writing, which takes the place of `path` when the block ends.

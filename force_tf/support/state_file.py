@@ -8,13 +8,13 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from force_tf.support.files import atomic_file
+from force_tf.support.files import atomic_file, content_of
 
 _FORMAT = 1
 
@@ -27,6 +27,9 @@ class StateFile:
     Args:
         folder: Where it lies; made if it does not exist.
         work: What the work is, such as "search": the name of the file, and in messages.
+        read: Returns the content of a file, or None if there is no such file. Where several processes work together, it
+            may be what another one has read.
+        makes_folder: Whether this process is the one that makes the folder.
 
     Attributes:
         folder: The folder.
@@ -38,15 +41,23 @@ class StateFile:
         OSError: If the folder cannot be made, written or read.
     """
 
-    def __init__(self, folder: str | os.PathLike, work: str):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        work: str,
+        *,
+        read: Callable[[str], bytes | None] = content_of,
+        makes_folder: bool = True,
+    ):
         self.folder, self._work = os.fspath(folder), work
         if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise NotADirectoryError(
                 f"Expected `checkpoint` to be a folder. Received the path of a file: {self.folder!r}"
             )
-        os.makedirs(self.folder, exist_ok=True)
+        if makes_folder:
+            os.makedirs(self.folder, exist_ok=True)
         self._path = os.path.join(self.folder, f"{work}.npz")
-        self.facts, self.arrays = self._read()
+        self.facts, self.arrays = self._parsed(read(self._path))
         self._description: dict[str, Any] = {}
 
     def begin(self, description: Mapping[str, Any]) -> None:
@@ -77,14 +88,11 @@ class StateFile:
         with atomic_file(self._path) as file:
             np.savez(file, **content)
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        try:
-            with open(self._path, "rb") as file:
-                content = io.BytesIO(file.read())
-        except FileNotFoundError:
+    def _parsed(self, content: bytes | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        if content is None:
             return {}, {}
         try:
-            with np.load(content, allow_pickle=False) as file:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             facts = json.loads(arrays.pop("facts").tobytes())
             if facts["format"] != _FORMAT:

@@ -11,6 +11,8 @@ import pathlib
 
 import numpy as np
 
+import force_tf
+
 FOLDER = pathlib.Path(__file__).parents[1] / "golden"
 FILES = ("lenet", "vgg_bn")
 
@@ -67,3 +69,22 @@ def settings(tag):
     method, _, rest = tag.partition(":")
     parts = rest.split(",")
     return method, dict(part.split("=") for part in parts if "=" in part), {part for part in parts if "=" not in part}
+
+
+def pruner_for(tag):
+    """Returns the `PruneAtInit` with the settings of a tag."""
+    method, options, flags = settings(tag)
+    if method == "prospr":
+        method = force_tf.criteria.ProsPr(
+            inner_steps=int(options["M"]),
+            inner_learning_rate=float(options["lr"]),
+            momentum=float(options["momentum"]),
+            first_order="first_order" in flags,
+        )
+    return force_tf.PruneAtInit(
+        method,
+        sparsity=1 - float(options["d"]),
+        steps=int(options.get("T", 1)),
+        batches=int(options.get("B", 1)),
+        schedule="linear" if "linear" in flags else None,
+    )

@@ -1,4 +1,4 @@
-"""Searches, wraps and trains under MirroredStrategy over two virtual CPUs; to be run in a process of its own.
+"""Wraps and trains under MirroredStrategy over two virtual CPUs; to be run in a process of its own.
 
 Its argument is the Keras to use, `keras` or `tf_keras`.
 """
@@ -8,20 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-import tensorflow as tf
+from two_cpus import STRATEGY  # isort: skip (before TensorFlow starts)
 
-CPU = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    CPU, [tf.config.LogicalDeviceConfiguration()] * 2
-)  # before TensorFlow starts
+import keras
+import numpy as np
+from moving_masks import X, Y, dense_model, fit
+from training_forms import compiled_model, data
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from moving_masks import X, Y, dense_model, fit  # noqa: E402
-from training_forms import compiled_model, data  # noqa: E402
-
-import force_tf  # noqa: E402
-from force_tf.layers import wrapper_class  # noqa: E402
+import force_tf
+from force_tf.layers import wrapper_class
 
 
 def make_model(module, optimizer="adam"):
@@ -29,26 +24,10 @@ def make_model(module, optimizer="adam"):
     return compiled_model(optimizer, module)
 
 
-def find_masks(model, method):
-    settings = {"steps": 3} if "iter" in method or method == "synflow" else {}
-    pruner = force_tf.PruneAtInit(method, sparsity=0.6, min_per_layer=8, seed=0, **settings)
-    return pruner.find_masks(model, data(), verbose=0)
-
-
-def check_search(module, strategy):
-    for method in ("iter_snip", "grasp", "synflow", "prospr"):
-        expected = find_masks(make_model(module), method)
-        with strategy.scope():
-            model = make_model(module)
-            inside = find_masks(model, method)
-        assert inside == expected, f"{method} finds other masks inside the scope"
-        assert find_masks(model, method) == expected, f"{method} finds other masks outside of the scope"
-
-
 def prune(module, strategy, optimizer="adam"):
     with strategy.scope():
         model = make_model(module, optimizer)
-    masks = find_masks(model, "snip")
+    masks = force_tf.PruneAtInit("snip", sparsity=0.6, min_per_layer=8, seed=0).find_masks(model, data(), verbose=0)
     return force_tf.apply_masks(model, masks), masks  # outside of the scope: a copy is distributed as the model is
 
 
@@ -119,13 +98,11 @@ def replicas_of(variable):
 
 if __name__ == "__main__":
     of = importlib.import_module(sys.argv[1])
-    two_cpus = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    check_search(of, two_cpus)
-    trained = check_training(of, two_cpus, "adam")
-    check_training(of, two_cpus, "adam", run_eagerly=True)
-    check_strip_and_export(of, two_cpus)
+    trained = check_training(of, STRATEGY, "adam")
+    check_training(of, STRATEGY, "adam", run_eagerly=True)
+    check_strip_and_export(of, STRATEGY)
     check_assignment(trained)
     for name in ("granet", "flipout", "greg", *(["dpf", "annealing"] if of is keras else [])):
-        check_moving_masks(of, two_cpus, name)
+        check_moving_masks(of, STRATEGY, name)
     if of is keras:
-        check_training(of, two_cpus, "muon")
+        check_training(of, STRATEGY, "muon")

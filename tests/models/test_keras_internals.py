@@ -142,6 +142,17 @@ def test_optimizers_losses_and_metrics(either_keras):
     assert keras_internals.metric_function(either_keras.metrics.Mean()) is None
 
 
+def test_masks_of_outputs_are_seen(either_keras):
+    steps = np.array([[[1.0], [0.0]]], "float32")
+    np.testing.assert_array_equal(keras_internals.keras_mask(either_keras.layers.Masking()(steps)), [[True, False]])
+    assert keras_internals.keras_mask(tf.constant(steps)) is None
+
+
+def test_values_of_replicas_have_a_type():
+    part = tf.TensorSpec([None, 2])
+    assert tf.nest.flatten(keras_internals.per_replica_spec(part, 2), expand_composites=True) == [part, part]
+
+
 def test_legacy_optimizers_of_tf_keras():
     optimizer = tf_keras.optimizers.legacy.SGD(0.5)
     assert keras_internals.learning_rate(optimizer) == 0.5

@@ -3,28 +3,9 @@
 import numpy as np
 import pytest
 
-import force_tf
-from helpers.golden_cases import build, load, settings, tags
+from helpers.golden_cases import build, load, pruner_for, settings, tags
 
 pytestmark = pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")  # some official masks do collapse
-
-
-def pruner_for(tag):
-    method, options, flags = settings(tag)
-    if method == "prospr":
-        method = force_tf.criteria.ProsPr(
-            inner_steps=int(options["M"]),
-            inner_learning_rate=float(options["lr"]),
-            momentum=float(options["momentum"]),
-            first_order="first_order" in flags,
-        )
-    return force_tf.PruneAtInit(
-        method,
-        sparsity=1 - float(options["d"]),
-        steps=int(options.get("T", 1)),
-        batches=int(options.get("B", 1)),
-        schedule="linear" if "linear" in flags else None,
-    )
 
 
 @pytest.mark.parametrize(("case", "tag"), tags())

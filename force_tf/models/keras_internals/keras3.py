@@ -123,3 +123,8 @@ def optimizer_slots(optimizer: keras.optimizers.Optimizer, weight: keras.Variabl
 def without_replica_scaling(value: tf.Tensor) -> tf.Tensor:
     """Returns a mean loss as it was before Keras divided it by the replicas of a strategy."""
     return imported("keras.src.losses.loss", "unscale_loss_for_distribution")(value)
+
+
+def keras_mask(tensor: tf.Tensor) -> tf.Tensor | None:
+    """Returns the mask that layers of either Keras have given a tensor, or None (`get_keras_mask`)."""
+    return imported("keras.src.backend.common.masking", "get_keras_mask")(tensor)

@@ -57,3 +57,8 @@ def set_constraint(variable: tf.Variable, constraint: Any) -> None:
     """Gives a variable the function that optimizers apply after each step (`_constraint`)."""
     required(variable, "_constraint")
     variable._constraint = constraint
+
+
+def per_replica_spec(spec: tf.TypeSpec, replicas: int) -> tf.TypeSpec:
+    """Returns the type spec of a value of which each replica of this process has its own (`PerReplicaSpec`)."""
+    return imported("tensorflow.python.distribute.values", "PerReplicaSpec")(*[spec] * replicas)

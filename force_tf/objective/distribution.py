@@ -1,0 +1,277 @@
+"""How the replicas of a `tf.distribute` strategy share the work on a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from force_tf.models import keras_internals
+from force_tf.models.keras_models import array_variables, has_fixed_batch_size, whole_variable
+from force_tf.support.arrays import as_tensor, row_count, take_rows
+
+_SHARING = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.MultiWorkerMirroredStrategy,
+    tf.distribute.TPUStrategy,
+)
+# What keeps one copy of the variables for all.
+_CENTRAL = (
+    tf.distribute.ParameterServerStrategy,
+    tf.distribute.experimental.ParameterServerStrategy,
+    tf.distribute.experimental.CentralStorageStrategy,
+)
+# What TensorFlow raises of collective operations where another process has ended or does not answer.
+_LOST = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError, tf.errors.UnavailableError)
+_thread = threading.local()
+
+
+class LostWorkerError(RuntimeError):
+    """Another process of a MultiWorkerMirroredStrategy has ended or does not answer."""
+
+
+class Distribution:
+    """Shares batches among the replicas of a strategy and adds up what they compute.
+
+    Each replica gets consecutive rows of the global batch. What it computes of them counts by the number of its rows,
+    so that the result is that of one device on the whole batch.
+
+    Args:
+        strategy: A strategy that keeps a copy of the variables on each replica.
+
+    Raises:
+        ValueError: If the strategy is of another kind.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        if not isinstance(strategy, _SHARING):
+            raise ValueError(_unknown(strategy))
+        self.strategy = strategy
+        self._local_ids: list[int] = []  # of this process's replicas, among all
+        strategy.experimental_distribute_values_from_function(
+            lambda context: self._local_ids.append(context.replica_id_in_sync_group) or 0
+        )
+
+    @property
+    def workers(self) -> int:
+        """The number of processes."""
+        return self.strategy.num_replicas_in_sync // len(self._local_ids)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the process of the first replica."""
+        return self._local_ids[0] == 0
+
+    def of_all_workers(self, numbers: Sequence[int]) -> np.ndarray:
+        """Returns the numbers that each process gives, as many, in an array of shape (processes, numbers)."""
+        worker = self._local_ids[0] // len(self._local_ids)
+        own = np.zeros((self.workers, len(numbers)), np.int64)
+        own[worker] = numbers
+        first, *others = (own, *[np.zeros_like(own)] * (len(self._local_ids) - 1))
+        values = self._joined(list(map(tf.constant, (first, *others))))
+        with self.naming_lost_workers():
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+
+    def from_chief(self, content: bytes) -> bytes:
+        """Returns the content that the first process gives."""
+        length = int(self.of_all_workers([len(content)])[0, 0])
+        numbers = np.frombuffer(content, np.uint8) if self.is_chief else np.zeros(length, np.uint8)
+        return self.of_all_workers(numbers)[0].astype(np.uint8).tobytes()
+
+    @contextlib.contextmanager
+    def naming_lost_workers(self) -> Iterator[None]:
+        """Says what to do where another process is gone, instead of what TensorFlow says.
+
+        Raises:
+            LostWorkerError: In the place of TensorFlow's error.
+        """
+        try:
+            yield
+        except _LOST as error:
+            if self.workers == 1:
+                raise
+            reason = next((line for line in str(error).splitlines() if "ops is aborted" in line), str(error))
+            raise LostWorkerError(
+                f"Expected all {self.workers} workers to go on to the end: one has failed or was killed, so that all "
+                "have to start again, and with `checkpoint=` the search then goes on where it was. "
+                f"Received: {type(error).__name__}: {' '.join(reason.split())[:200]}"
+            ) from error
+
+    def averaged(self, function: Callable[..., Sequence[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:
+        """Returns a function of the parts of a batch that adds up what another one makes of each part.
+
+        Args:
+            function: Called on each replica with the share that its part has of the batch, a scalar to multiply the
+                part's value by, the part's arguments and constants. Returns tensors.
+
+        Returns:
+            A function to be traced, of rows and arguments, as `parts` returns them, and of constants.
+        """
+
+        def on_replica(rows, arguments, constants):
+            with _part(rows):
+                results = function(tf.cast(rows, tf.float64) / _sum(tf.cast(rows, tf.float64)), arguments, *constants)
+            return _sum(list(results))
+
+        def on_all(rows, arguments, *constants):
+            sums = self.strategy.run(on_replica, args=(rows, arguments, constants))
+            return [self.strategy.experimental_local_results(each)[0] for each in sums]
+
+        return on_all
+
+    def parts(self, arguments: Any) -> tuple[Any, Any]:
+        """Returns the numbers of rows and the parts of a global batch, for each replica of this process.
+
+        Args:
+            arguments: Nested tensors with as many rows as each other, or what `distributed` returned. A replica that
+                has no rows gets one that does not count.
+        """
+        leaves = tf.nest.flatten(arguments)
+        local = list(zip(*map(self._local_values, leaves)))
+        rows = [max((row_count(leaf) for leaf in part if _has_rows(leaf)), default=1) for part in local]
+        padded = [[_row_at_least(leaf) for leaf in part] for part in local]
+        values = [leaf if leaf is None else self._joined(each) for leaf, each in zip(leaves, zip(*padded))]
+        return self._joined([tf.constant(count, tf.int64) for count in rows]), tf.nest.pack_sequence_as(
+            arguments, values
+        )
+
+    def part_specs(self, signature: Any) -> tuple[Any, Any]:
+        """Returns the type specs of what `parts` returns, given those of its arguments."""
+
+        def spec(leaf):
+            return None if leaf is None else keras_internals.per_replica_spec(leaf, len(self._local_ids))
+
+        return spec(tf.TensorSpec([], tf.int64)), tf.nest.map_structure(spec, signature)
+
+    def local_parts(self, element: Any) -> list[Any]:
+        """Returns the parts of this process's replicas of what an iterator over a distributed dataset returned."""
+        leaves = map(self.strategy.experimental_local_results, tf.nest.flatten(element))
+        return [tf.nest.pack_sequence_as(element, part) for part in zip(*leaves)]
+
+    def distributed(self, parts: Sequence[Any]) -> Any:
+        """Returns parts of a batch, one for each of this process's replicas, as one structure of distributed values."""
+        leaves = zip(*map(tf.nest.flatten, parts))
+        joined = [None if each[0] is None else self._joined(each) for each in leaves]
+        return tf.nest.pack_sequence_as(parts[0], joined)
+
+    def _local_values(self, leaf: Any) -> Sequence[Any]:
+        if isinstance(leaf, tf.distribute.DistributedValues):
+            return self.strategy.experimental_local_results(leaf)
+        if not _has_rows(leaf):
+            return [leaf] * len(self._local_ids)
+        count, replicas = row_count(leaf), self.strategy.num_replicas_in_sync
+        ends = [(count // replicas) * i + min(i, count % replicas) for i in range(replicas + 1)]
+        return [as_tensor(take_rows(leaf, range(ends[i], ends[i + 1]))) for i in self._local_ids]
+
+    def _joined(self, values: Sequence[Any]) -> Any:
+        by_id = dict(zip(self._local_ids, values))
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: by_id[context.replica_id_in_sync_group]
+        )
+
+
+def distribution_of(variable: Any) -> Distribution | None:
+    """Returns how work is shared among the replicas that hold copies of a variable; None if there is but one."""
+    whole = whole_variable(variable)
+    if not isinstance(whole, tf.distribute.DistributedValues) or whole.distribute_strategy.num_replicas_in_sync < 2:
+        return None
+    return Distribution(whole.distribute_strategy)
+
+
+def distribution_of_model(model: Any) -> Distribution | None:
+    """Returns how work on a model is shared, by the strategy in whose scope it was made; None for one replica.
+
+    Raises:
+        ValueError: If the strategy keeps no copies of the variables, or the model takes batches of but one size.
+    """
+    if isinstance(model.distribute_strategy, _CENTRAL):
+        raise ValueError(_unknown(model.distribute_strategy))
+    variables = array_variables(model)
+    distribution = distribution_of(variables[0]) if variables else None
+    if distribution is not None and has_fixed_batch_size(model):
+        raise ValueError(
+            "Expected a model that takes batches of any size, since each replica gets a part of a batch. "
+            f"Received: the model {model.name!r}, which fixes the size of its batches, and "
+            f"{distribution.strategy.num_replicas_in_sync} replicas"
+        )
+    return distribution
+
+
+def _unknown(strategy: tf.distribute.Strategy) -> str:
+    return (
+        "Expected a model that was made in the scope of a MirroredStrategy, a MultiWorkerMirroredStrategy or a "
+        f"TPUStrategy, which keep a copy of its weights on each replica. Received: {type(strategy).__name__}"
+    )
+
+
+def first_part(structure: Any) -> Any:
+    """Returns what the first replica of this process has of nested values, which need not be distributed."""
+
+    def first(leaf):
+        distributed = isinstance(leaf, tf.distribute.DistributedValues)
+        return tf.distribute.get_strategy().experimental_local_results(leaf)[0] if distributed else leaf
+
+    return tf.nest.map_structure(first, structure)
+
+
+def mean_of_parts(value: tf.Tensor, count: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """Returns the mean of a part as one whose average by rows, over the parts of a batch, is the mean of all.
+
+    Args:
+        value: The mean of the part that the calling thread's replica computes, or of a whole batch.
+        count: What the mean divides by: a function, called only where there are parts.
+    """
+    rows = _present_rows()
+    if rows is None:
+        return value
+    counted = tf.cast(count(), tf.float64) * tf.cast(rows > 0, tf.float64)
+    return value * tf.cast(tf.math.divide_no_nan(counted, _sum(counted)) * _inverse_share(rows), value.dtype)
+
+
+def sum_of_parts(value: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of a part as one whose average by rows, over the parts of a batch, is the sum of all."""
+    rows = _present_rows()
+    return value if rows is None else value * tf.cast(_inverse_share(rows), value.dtype)
+
+
+def _inverse_share(rows: tf.Tensor) -> tf.Tensor:
+    rows = tf.cast(rows, tf.float64)
+    return tf.math.divide_no_nan(_sum(rows), rows)
+
+
+@contextlib.contextmanager
+def _part(rows: tf.Tensor) -> Iterator[None]:
+    # Each replica is traced by a thread of its own.
+    _thread.rows = rows
+    try:
+        yield
+    finally:
+        _thread.rows = None
+
+
+def _present_rows() -> tf.Tensor | None:
+    return getattr(_thread, "rows", None)
+
+
+def _sum(values: Any) -> Any:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def _has_rows(leaf: Any) -> bool:
+    return leaf is not None and bool(leaf.shape.rank)
+
+
+def _row_at_least(leaf: Any) -> Any:
+    """Returns a tensor, or one row that does not count in the place of none."""
+    if not _has_rows(leaf) or row_count(leaf):
+        return leaf
+    shape = [1, *leaf.shape[1:]]
+    if isinstance(leaf, tf.SparseTensor):
+        return tf.SparseTensor(leaf.indices, leaf.values, shape)
+    if isinstance(leaf, tf.RaggedTensor):
+        return tf.concat([leaf, tf.RaggedTensor.from_row_lengths(leaf.values, [0])], axis=0)
+    return tf.fill(shape, "") if leaf.dtype == tf.string else tf.zeros(shape, leaf.dtype)

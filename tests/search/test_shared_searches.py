@@ -1,0 +1,17 @@
+"""Searches that several devices share. Virtual devices have to be set before TensorFlow starts: in a process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "shared_searches.py"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arguments", [[], pytest.param(["all"], marks=pytest.mark.slow)], ids=["some", "all"])
+def test_two_replicas_share_searches(arguments):
+    command = [sys.executable, SCRIPT, *arguments, "keras", "tf_keras"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr
