@@ -5,7 +5,7 @@ Among equal scores the lower index wins, so that exactly k weights are kept what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,8 @@ _SMALL = 1 << 17
 _SAMPLES = 1 << 15
 # Where at most one of so many scores is eligible, those are copied; where more are, all are compared in place.
 _FEW = 4
+# How many scores are looked at together.
+_BLOCK = 1 << 17
 
 
 def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.ndarray:
@@ -42,9 +44,12 @@ def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.
     threshold = _kth_largest(scores, k, eligible)
     keep = _among(scores >= threshold, eligible)
     surplus = int(np.count_nonzero(keep)) - k
-    if surplus:
-        ties = np.flatnonzero(keep & (scores == threshold))
-        keep[ties[ties.size - surplus :]] = False
+    for block in reversed(_blocks(scores.size)):
+        if not surplus:
+            break
+        ties = np.flatnonzero(keep[block] & (scores[block] == threshold))[-surplus:]
+        keep[block][ties] = False
+        surplus -= ties.size
     return keep
 
 
@@ -64,24 +69,51 @@ def _kth_largest(scores: np.ndarray, k: int, eligible: np.ndarray | None = None)
     below = 1.0 - k / available
     position = sample.size * below
     margin = 6.0 * np.sqrt(position * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
-    low = sample[max(int(position - margin), 0)] if position > margin else -np.inf
-    high = sample[int(position + margin)] if position + margin < sample.size else np.inf
+    low = sample[max(int(position - margin), 0)] if position > margin else scores.dtype.type(-np.inf)
+    high = sample[int(position + margin)] if position + margin < sample.size else scores.dtype.type(np.inf)
     # The ends of the bracket are kept out of it: they may be values that millions of scores share.
-    not_below = _among(scores >= high, eligible)
-    above = int(np.count_nonzero(not_below))
-    if k <= above:
-        larger = _taken(scores, _among(scores > high, eligible))
+    from_high, inside = _divided(scores, low, high, eligible)
+    if k <= from_high:
+        larger = _where(scores, eligible, lambda part: part > high)
         return high if k > larger.size else _kth_largest(larger, k)  # the sample missed, however unlikely
-    inside = _among(scores > low, eligible)
-    inside &= ~not_below
-    candidates = _taken(scores, inside)
-    if k <= above + candidates.size:
-        position = above + candidates.size - k
-        return np.partition(candidates, position)[position]
-    above = int(np.count_nonzero(_among(scores >= low, eligible)))
-    if k <= above:
+    if k <= from_high + inside.size:
+        position = from_high + inside.size - k
+        return np.partition(inside, position)[position]
+    from_low = sum(np.count_nonzero(_among(part >= low, allowed)) for part, allowed in _in_blocks(scores, eligible))
+    if k <= from_low:
         return low
-    return _kth_largest(_taken(scores, _among(scores < low, eligible)), k - above)
+    return _kth_largest(_where(scores, eligible, lambda part: part < low), k - from_low)
+
+
+def _divided(
+    scores: np.ndarray, low: np.floating, high: np.floating, eligible: np.ndarray | None
+) -> tuple[int, np.ndarray]:
+    """Returns how many eligible scores are not below a bracket, and those inside it.
+
+    Block by block, so that a block stays in the processor's cache and no marks of all scores are held.
+    """
+    from_high, inside = 0, []
+    for part, allowed in _in_blocks(scores, eligible):
+        from_high += np.count_nonzero(_among(part >= high, allowed))
+        within = _among(part > low, allowed)
+        within &= part < high
+        inside.append(_taken(part, within))
+    return from_high, np.concatenate(inside)
+
+
+def _where(scores: np.ndarray, eligible: np.ndarray | None, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The eligible scores for which a condition holds."""
+    parts = _in_blocks(scores, eligible)
+    return np.concatenate([_taken(part, _among(holds(part), allowed)) for part, allowed in parts])
+
+
+def _in_blocks(scores: np.ndarray, eligible: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    for block in _blocks(scores.size):
+        yield scores[block], None if eligible is None else eligible[block]
+
+
+def _blocks(size: int) -> list[slice]:
+    return [slice(begin, begin + _BLOCK) for begin in range(0, size, _BLOCK)]
 
 
 def _among(marks: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:

@@ -66,7 +66,7 @@ class HostCut(Cut):
         return CutFacts(
             kept=int(np.count_nonzero(self.used())),
             saliency_kept=saliency_kept(self._scores, self._keep),
-            revived=int(np.count_nonzero(self._keep & ~before)),
+            revived=int(np.count_nonzero(self._keep > before)),
         )
 
     def _look_at_dense(self) -> None:

@@ -142,11 +142,11 @@ def test_large_arrays_equal_the_reference(name):
 
 
 @settings(max_examples=400)
-@given(cut=cuts(), samples=st.integers(1, 8), few=st.integers(1, 5))
-def test_any_sample_leads_to_the_same_cut(cut, samples, few):
+@given(cut=cuts(), samples=st.integers(1, 8), few=st.integers(1, 5), block=st.integers(1, 9))
+def test_any_sample_leads_to_the_same_cut(cut, samples, few, block):
     """The path of large arrays, with samples so small that they often miss the threshold."""
     scores, _, k, _, eligible = cut
-    with mock.patch.multiple(selection, _SMALL=2, _SAMPLES=samples, _FEW=few):
+    with mock.patch.multiple(selection, _SMALL=2, _SAMPLES=samples, _FEW=few, _BLOCK=block):
         np.testing.assert_array_equal(top_k(scores, k, eligible), reference_top_k(scores, k, eligible))
         np.testing.assert_array_equal(top_k(scores, k), reference_top_k(scores, k))
 
