@@ -61,7 +61,6 @@ class LivePaths:
         except ValueError as error:
             raise NoPathsError(f"Expected a model whose paths can be followed. {error}") from None
         random = np.random.default_rng(0)
-        self._drawn = [_positive(random, weight.shape) for weight in weights]
         self._others = _plain_values(model, weights, random)
         count = fixed_batch_size(model) or 1
         self._rows = [_signal(spec, count, random) for spec in tf.nest.flatten(self._specs)]
@@ -145,16 +144,20 @@ class LivePaths:
             outputs = self._outputs(self._strength)
         ones = [tf.fill(tf.shape(output), tf.cast(_OUTPUT_GRADIENT, output.dtype)) for output in outputs]
         gradients = tape.gradient(outputs, variables, ones, unconnected_gradients="zero")
-        return [np.asarray(tf.convert_to_tensor(gradient)) != 0 for gradient in gradients]
+        for place, gradient in enumerate(gradients):  # each gives way to its marks
+            gradients[place] = np.asarray(tf.convert_to_tensor(gradient)) != 0
+        return gradients
 
     @contextlib.contextmanager
     def _linearised(self, masks: Sequence[np.ndarray]) -> Iterator[None]:
         with preserved_variables(self._model):
             for variable, value in self._others:
                 variable.assign(value)
-            for weight, drawn, mask in zip(self._weights, self._drawn, masks):
-                axes = output_axes(weight.layers[-1], weight.attribute)
-                weight.variable.assign(_averaging(np.where(mask, drawn, 0), axes))
+            for place, (weight, mask) in enumerate(zip(self._weights, masks)):
+                # Drawn anew every time, one tensor after another: all of them would be a copy of the weights.
+                drawn = _positive(np.random.default_rng([0, place]), weight.shape)
+                np.multiply(drawn, mask, out=drawn)
+                weight.variable.assign(_averaging(drawn, output_axes(weight.layers[-1], weight.attribute)))
             yield
 
     def _outputs(self, strength: float, offset: float = 0.0) -> list[tf.Tensor]:
@@ -201,19 +204,19 @@ def _loudness(outputs: Sequence[tf.Tensor]) -> float:
 
 
 def _positive(random: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    return random.random(shape, np.float32) + np.float32(0.5)
 
 
 def _averaging(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Returns positive weights, scaled so that those of every output sum to 1, where there are any.
+    """Scales weights so that those of every output sum to 1, where there are any, in place, and returns them.
 
     Args:
-        values: The weights.
+        values: The weights; positive, or zero.
         axes: The axes of the outputs, counted from the end.
     """
     others = tuple(axis for axis in range(values.ndim) if axis - values.ndim not in axes)
     sums = values.sum(axis=others, keepdims=True) if others else values
-    return values / np.where(sums > 0, sums, 1)
+    return np.divide(values, np.where(sums > 0, sums, 1), out=values)
 
 
 def _plain_values(model: Any, weights: Sequence[PrunableWeight], random: np.random.Generator) -> list[tuple[Any, Any]]:

@@ -38,6 +38,7 @@ def scores_of_weights(scores: Any, weights: Sequence[PrunableWeight]) -> Iterato
                 f"Expected scores of shape {weight.shape} for {weight.path!r}. Received: {np.shape(score)}"
             )
         yield score
+        del score  # before the next one is made
 
 
 def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> None:
@@ -51,6 +52,7 @@ def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> No
     for weight, score in zip(weights, scores_of_weights(scores, weights), strict=True):
         begin, end = end, end + weight.size
         flat[begin:end] = np.ravel(score)
+        del score  # before the next one is made
     # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.
     with np.errstate(invalid="ignore", over="ignore"):
         suspicious = np.isnan(flat.sum())

@@ -63,21 +63,25 @@ class HostCut(Cut):
 
     def _facts(self, before: np.ndarray) -> CutFacts:
         """Returns what a cut tells of itself; the scores are spent."""
+        # Tensor by tensor, so that no more marks of all weights are held.
+        parts = zip(self.masks(), split(before, self._plan.weights))
         return CutFacts(
             kept=int(np.count_nonzero(self.used())),
             saliency_kept=saliency_kept(self._scores, self._keep),
-            revived=int(np.count_nonzero(self._keep > before)),
+            revived=sum(int(np.count_nonzero(now > old)) for now, old in parts),
         )
 
     def _look_at_dense(self) -> None:
         self._zeros.look_at_dense([part.any() for part in split(self._scores, self._plan.weights)])
 
     def _show_last_cut(self, eligible: np.ndarray | None) -> None:
-        scored = self._scores != 0
-        if eligible is not None:
-            scored &= eligible
-        candidates = scored.size if eligible is None else int(np.count_nonzero(eligible))
-        self._zeros.look_at_last_cut(int(np.count_nonzero(self._keep)), candidates, int(np.count_nonzero(scored)))
+        if eligible is None:
+            candidates, scored = self._scores.size, int(np.count_nonzero(self._scores))
+        else:
+            parts = zip(split(self._scores, self._plan.weights), split(eligible, self._plan.weights))
+            candidates = int(np.count_nonzero(eligible))
+            scored = sum(int(np.count_nonzero((part != 0) & allowed)) for part, allowed in parts)
+        self._zeros.look_at_last_cut(int(np.count_nonzero(self._keep)), candidates, scored)
 
     def masks(self) -> list[np.ndarray]:
         return split(self._keep, self._plan.weights)
