@@ -18,13 +18,15 @@ class Gradients:
     Args:
         model: A Keras model, the first argument of the functions.
         weights: Its prunable weights, by which they are differentiated.
+        micro_batch_size: How many rows are computed at once; None for a whole batch.
     """
 
-    def __init__(self, model: Any, weights: Sequence[PrunableWeight]):
+    def __init__(self, model: Any, weights: Sequence[PrunableWeight], micro_batch_size: int | None = None):
         prunable = {id(weight.variable) for weight in weights}
         self.other_variables = [each for each in model.trainable_variables if id(each) not in prunable]
         self._model = model
         self._weights = list(weights)
+        self._micro_batch_size = micro_batch_size
         self._made: dict[tuple[Callable, bool], GradientFunction] = {}
 
     def of(
@@ -46,5 +48,5 @@ class Gradients:
                 # tf_keras has no paths, but names that hold their layer's.
                 names += [getattr(variable, "path", variable.name) for variable in self.other_variables]
             bound = functools.partial(function, self._model)
-            self._made[key] = GradientFunction(bound, variables, names, signature)
+            self._made[key] = GradientFunction(bound, variables, names, signature, self._micro_batch_size)
         return self._made[key]

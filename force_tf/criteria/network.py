@@ -62,7 +62,8 @@ class Network:
 
     def mean_gradient(self) -> list[tf.Tensor]:
         """Returns ∂L/∂θ̄ at θ̄ = θ⊙m, averaged over the step's batches, one tensor per weight."""
-        return mean_gradient(self.loss_gradient, self.next_batches())
+        # Drawn one by one, since several may not fit into memory.
+        return mean_gradient(self.loss_gradient, self.batches.draw(self.batches_per_step))
 
     def next_batches(self, groups: int = 1) -> list[Batch]:
         """Draws the next batches of the data: `batches_per_step`, times `groups`."""

@@ -150,9 +150,13 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self
 
+    def draw(self, count: int) -> Iterator[Batch]:
+        """Yields the next `count` batches, each drawn when it is asked for."""
+        return itertools.islice(self, count)
+
     def take(self, count: int) -> list[Batch]:
         """Returns the next `count` batches."""
-        return [next(self) for _ in range(count)]
+        return list(self.draw(count))
 
     def save(self, folder: str, name: str) -> dict[str, Any]:
         """Returns how far the stream is, as JSON can hold it, for `restore`.

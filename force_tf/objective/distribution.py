@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import array_variables, has_fixed_batch_size, whole_variable
+from force_tf.objective.parts import Part, computing, has_rows
 from force_tf.support.arrays import as_tensor, row_count, take_rows
 
 _SHARING = (
@@ -27,7 +27,6 @@ _CENTRAL = (
 )
 # What TensorFlow raises of collective operations where another process has ended or does not answer.
 _LOST = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError, tf.errors.UnavailableError)
-_thread = threading.local()
 
 
 class LostWorkerError(RuntimeError):
@@ -79,6 +78,8 @@ class Distribution:
     def from_chief(self, content: bytes) -> bytes:
         """Returns the content that the first process gives."""
         length = int(self.of_all_workers([len(content)])[0, 0])
+        if not length:  # TensorFlow's sums of nothing over processes crash them
+            return b""
         numbers = np.frombuffer(content, np.uint8) if self.is_chief else np.zeros(length, np.uint8)
         return self.of_all_workers(numbers)[0].astype(np.uint8).tobytes()
 
@@ -101,24 +102,30 @@ class Distribution:
                 f"Received: {type(error).__name__}: {' '.join(reason.split())[:200]}"
             ) from error
 
-    def averaged(self, function: Callable[..., Sequence[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:
+    def averaged(
+        self, function: Callable[..., Sequence[tf.Tensor]], *, is_whole: bool
+    ) -> Callable[..., list[tf.Tensor]]:
         """Returns a function of the parts of a batch that adds up what another one makes of each part.
 
         Args:
             function: Called on each replica with the share that its part has of the batch, a scalar to multiply the
                 part's value by, the part's arguments and constants. Returns tensors.
+            is_whole: Whether the parts are the whole batch, rather than one of its micro-batches.
 
         Returns:
-            A function to be traced, of rows and arguments, as `parts` returns them, and of constants.
+            A function to be traced, of the share that the parts have together, of rows and arguments, as `parts`
+            returns them, and of constants.
         """
 
-        def on_replica(rows, arguments, constants):
-            with _part(rows):
-                results = function(tf.cast(rows, tf.float64) / _sum(tf.cast(rows, tf.float64)), arguments, *constants)
+        def on_replica(share, rows, arguments, constants):
+            rows = tf.cast(rows, tf.float64)
+            part = Part(share * rows / _sum(rows), _sum if is_whole else None)
+            with computing(part):
+                results = function(part.share, arguments, *constants)
             return _sum(list(results))
 
-        def on_all(rows, arguments, *constants):
-            sums = self.strategy.run(on_replica, args=(rows, arguments, constants))
+        def on_all(share, rows, arguments, *constants):
+            sums = self.strategy.run(on_replica, args=(share, rows, arguments, constants))
             return [self.strategy.experimental_local_results(each)[0] for each in sums]
 
         return on_all
@@ -132,7 +139,7 @@ class Distribution:
         """
         leaves = tf.nest.flatten(arguments)
         local = list(zip(*map(self._local_values, leaves)))
-        rows = [max((row_count(leaf) for leaf in part if _has_rows(leaf)), default=1) for part in local]
+        rows = [max((row_count(leaf) for leaf in part if has_rows(leaf)), default=1) for part in local]
         padded = [[_row_at_least(leaf) for leaf in part] for part in local]
         values = [leaf if leaf is None else self._joined(each) for leaf, each in zip(leaves, zip(*padded))]
         return self._joined([tf.constant(count, tf.int64) for count in rows]), tf.nest.pack_sequence_as(
@@ -161,7 +168,7 @@ class Distribution:
     def _local_values(self, leaf: Any) -> Sequence[Any]:
         if isinstance(leaf, tf.distribute.DistributedValues):
             return self.strategy.experimental_local_results(leaf)
-        if not _has_rows(leaf):
+        if not has_rows(leaf):
             return [leaf] * len(self._local_ids)
         count, replicas = row_count(leaf), self.strategy.num_replicas_in_sync
         ends = [(count // replicas) * i + min(i, count % replicas) for i in range(replicas + 1)]
@@ -218,56 +225,13 @@ def first_part(structure: Any) -> Any:
     return tf.nest.map_structure(first, structure)
 
 
-def mean_of_parts(value: tf.Tensor, count: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """Returns the mean of a part as one whose average by rows, over the parts of a batch, is the mean of all.
-
-    Args:
-        value: The mean of the part that the calling thread's replica computes, or of a whole batch.
-        count: What the mean divides by: a function, called only where there are parts.
-    """
-    rows = _present_rows()
-    if rows is None:
-        return value
-    counted = tf.cast(count(), tf.float64) * tf.cast(rows > 0, tf.float64)
-    return value * tf.cast(tf.math.divide_no_nan(counted, _sum(counted)) * _inverse_share(rows), value.dtype)
-
-
-def sum_of_parts(value: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of a part as one whose average by rows, over the parts of a batch, is the sum of all."""
-    rows = _present_rows()
-    return value if rows is None else value * tf.cast(_inverse_share(rows), value.dtype)
-
-
-def _inverse_share(rows: tf.Tensor) -> tf.Tensor:
-    rows = tf.cast(rows, tf.float64)
-    return tf.math.divide_no_nan(_sum(rows), rows)
-
-
-@contextlib.contextmanager
-def _part(rows: tf.Tensor) -> Iterator[None]:
-    # Each replica is traced by a thread of its own.
-    _thread.rows = rows
-    try:
-        yield
-    finally:
-        _thread.rows = None
-
-
-def _present_rows() -> tf.Tensor | None:
-    return getattr(_thread, "rows", None)
-
-
 def _sum(values: Any) -> Any:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def _has_rows(leaf: Any) -> bool:
-    return leaf is not None and bool(leaf.shape.rank)
-
-
 def _row_at_least(leaf: Any) -> Any:
     """Returns a tensor, or one row that does not count in the place of none."""
-    if not _has_rows(leaf) or row_count(leaf):
+    if not has_rows(leaf) or row_count(leaf):
         return leaf
     shape = [1, *leaf.shape[1:]]
     if isinstance(leaf, tf.SparseTensor):

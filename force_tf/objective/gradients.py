@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +12,9 @@ from force_tf.models.keras_models import tf_variable, whole_variable
 from force_tf.objective.batches import Batch
 from force_tf.objective.distribution import distribution_of, first_part
 from force_tf.objective.moments import twice_differentiable_moments
+from force_tf.objective.parts import Part, computing, micro_batches
+
+_SHARE = tf.TensorSpec([], tf.float64)
 
 
 class GradientFunction:
@@ -26,6 +28,8 @@ class GradientFunction:
         variables: Variables of either Keras to differentiate by.
         names: Their paths, for error messages.
         signature: Type specs of the arguments, so that batches of every size run through one trace.
+        micro_batch_size: How many rows are computed at once, so that larger batches fit into memory: their parts are
+            averaged too. None for all.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class GradientFunction:
         variables: Sequence[Any],
         names: Sequence[str],
         signature: Sequence[Any],
+        micro_batch_size: int | None = None,
     ):
         self._function = function
         self._distribution = distribution_of(variables[0])
@@ -41,6 +46,7 @@ class GradientFunction:
         self._variables = [of(variable) for variable in variables]
         self._names = list(names)
         self._signature = tuple(signature)
+        self._micro_batch_size = micro_batch_size
         self._traces: dict[str, tf.types.experimental.PolymorphicFunction] = {}
 
     def trace(self) -> None:
@@ -68,21 +74,23 @@ class GradientFunction:
         return self._checked(traced, arguments, "Hessian-gradient product", list(vectors))
 
     def _checked(self, traced: Callable, arguments: Sequence[Any], what: str, *constants: Any) -> list[tf.Tensor]:
-        parts = (arguments,) if self._distribution is None else self._distribution.parts(arguments)
-        lost = contextlib.nullcontext() if self._distribution is None else self._distribution.naming_lost_workers()
-        with _naming(arguments), lost:
-            value, sums, tensors = traced(*parts, *constants)
-        self._check_finite(value, sums, tensors, what)
-        return tensors
+        total = None
+        for share, part in micro_batches(arguments, self._micro_batch_size):
+            parts = (part,) if self._distribution is None else self._distribution.parts(part)
+            lost = contextlib.nullcontext() if self._distribution is None else self._distribution.naming_lost_workers()
+            with _naming(part), lost:
+                value, sums, tensors = traced(tf.constant(share, tf.float64), *parts, *constants)
+            self._check_finite(value, sums, tensors, what)
+            total = _added(total, tensors)
+            del tensors  # before the next part is computed
+        return total
 
     def _traced(self, key: str, function: Callable, *constants: Any) -> tf.types.experimental.PolymorphicFunction:
         if key not in self._traces:
-            signature = (self._signature,)
-            if self._distribution is None:
-                evaluate = functools.partial(function, 1.0)
-            else:
+            signature, evaluate = (self._signature,), self._by_itself(function)
+            if self._distribution is not None:
                 signature = self._distribution.part_specs(self._signature)
-                evaluate = self._distribution.averaged(function)
+                evaluate = self._distribution.averaged(function, is_whole=self._micro_batch_size is None)
 
             def with_sums(*arguments):
                 value, *tensors = evaluate(*arguments)
@@ -92,9 +100,19 @@ class GradientFunction:
             # the signature does not fit (sequences of another length, say) get one more general trace.
             traced = tf.function(with_sums, autograph=False, reduce_retracing=True)
             with _naming(self._signature):
-                traced.get_concrete_function(*signature, *constants)
+                traced.get_concrete_function(_SHARE, *signature, *constants)
             self._traces[key] = traced
         return self._traces[key]
+
+    def _by_itself(self, function: Callable) -> Callable:
+        """Returns a function of what one replica computes."""
+
+        def evaluate(share, arguments, *constants):
+            is_whole = self._micro_batch_size is None
+            with computing(None if is_whole else Part(share, None)):
+                return function(None if is_whole else share, arguments, *constants)
+
+        return evaluate
 
     def _gradient(self, share, arguments):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -115,7 +133,7 @@ class GradientFunction:
 
     def _value(self, share, arguments):
         value = self._function(*arguments)
-        return value if self._distribution is None else value * tf.cast(share, value.dtype)
+        return value if share is None else value * tf.cast(share, value.dtype)
 
     def _derived(self, tape, value):
         gradients = tape.gradient(value, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -155,20 +173,33 @@ def _naming(arguments: Sequence[Any]) -> Iterator[None]:
         ) from error
 
 
-def mean_gradient(function: GradientFunction, batches: Sequence[Batch]) -> list[tf.Tensor]:
+def mean_gradient(function: GradientFunction, batches: Iterable[Batch]) -> list[tf.Tensor]:
     """Returns the mean over batches of the gradient, one tensor per variable."""
-    return _mean([lambda batch=batch: function(*batch) for batch in batches])
+    return _mean(function(*batch) for batch in batches)
 
 
 def mean_hessian_product(
     function: GradientFunction, vectors: Sequence[tf.Tensor], batches: Sequence[Batch]
 ) -> list[tf.Tensor]:
     """Returns the mean over batches of the Hessian times a vector, one tensor per variable."""
-    return _mean([lambda batch=batch: function.hessian_product(vectors, *batch) for batch in batches])
+    return _mean(function.hessian_product(vectors, *batch) for batch in batches)
 
 
-def _mean(evaluations: Sequence[Callable[[], list[tf.Tensor]]]) -> list[tf.Tensor]:
-    total = evaluations[0]()
-    for evaluate in evaluations[1:]:
-        total = [tensor + more for tensor, more in zip(total, evaluate())]
-    return total if len(evaluations) == 1 else [tensor / len(evaluations) for tensor in total]
+def _mean(each: Iterable[list[tf.Tensor]]) -> list[tf.Tensor]:
+    total, count = None, 0
+    for tensors in each:
+        total, count = _added(total, tensors), count + 1
+        del tensors  # before the next ones are computed
+    if count > 1:
+        for place, tensor in enumerate(total):
+            total[place] = tensor / count
+    return total
+
+
+def _added(total: list[tf.Tensor] | None, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Adds tensors to a total, one by one, so that there are never three of all of them."""
+    if total is None:
+        return list(tensors)
+    for place, tensor in enumerate(tensors):
+        total[place] = total[place] + tensor
+    return total

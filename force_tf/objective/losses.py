@@ -14,8 +14,8 @@ import tensorflow as tf
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import check_same_keras, compile_arguments, keras_of
 from force_tf.objective.batches import Batch
-from force_tf.objective.distribution import mean_of_parts, sum_of_parts
 from force_tf.objective.linear_error import linear_error
+from force_tf.objective.parts import check_adds_up, mean_of_parts, sum_of_parts
 
 _SPARSE = ("SparseCategoricalCrossentropy", "sparse_categorical_crossentropy")
 _CATEGORICAL = ("CategoricalCrossentropy", "categorical_crossentropy")
@@ -198,7 +198,8 @@ class _ScoredLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         value = super().__call__(y_true, y_pred, sample_weight)
-        if self._is_reduced:  # by the function itself; taken for a mean over the rows
+        if self._is_reduced:  # by the function itself; replicas take it for a mean over their rows
+            check_adds_up("a loss that reduces its rows itself")
             return value
         if self.reduction in (None, "none", "sum"):
             return sum_of_parts(tf.reduce_sum(value))

@@ -13,8 +13,9 @@ import tensorflow as tf
 from force_tf.models.keras_models import compile_arguments, keras_of, overrides
 from force_tf.models.regularizers import ZeroRegularizers, without_regularizers
 from force_tf.objective.batches import Batch, Batches
-from force_tf.objective.distribution import distribution_of_model, sum_of_parts
+from force_tf.objective.distribution import distribution_of_model
 from force_tf.objective.losses import DataLoss
+from force_tf.objective.parts import check_adds_up, sum_of_parts
 
 
 class Objective:
@@ -100,12 +101,15 @@ class Objective:
         with contextlib.nullcontext() if regularizers else without_regularizers(model, stand_in):
             outputs = model(x, training=True)
             if self._is_computed_by_model:
+                check_adds_up("what a model computes by a `compute_loss` of its own")
                 # In `fit` replicas add up what this returns.
                 return sum_of_parts(_loss_of_model(model, x, y, outputs, sample_weight))
             # First, since other replicas' threads may take over, and call the model, when counts are added up.
             added = list(model.losses) if self._adds or regularizers else []
             loss = None if self._data_loss is None else self._data_loss(y, outputs, sample_weight)
             terms = [] if loss is None else [loss]
+            if self._adds and len(added) > stand_in.entries:
+                check_adds_up("what layers add by `add_loss`")
             if not terms and len(added) == stand_in.entries:
                 raise ValueError(self._nothing_to_score(model))
             dtype = (terms + added)[0].dtype

@@ -9,10 +9,11 @@ from typing import Any
 import tensorflow as tf
 
 from force_tf.criteria import Criterion
-from force_tf.models.keras_models import check_inputs
+from force_tf.models.keras_models import check_inputs, has_fixed_batch_size
 from force_tf.objective.batches import Batches
 from force_tf.objective.distribution import distribution_of_model
 from force_tf.objective.objective import Objective
+from force_tf.support import arguments
 from force_tf.support.arrays import is_array
 
 
@@ -23,11 +24,13 @@ class SearchData:
     Attributes:
         batches: The batches; None if there is no data.
         loss: What is scored; None if the criterion needs no loss.
+        micro_batch_size: How many rows of a batch are computed at once; None for all.
         caveat: What the user should know of the loss, or None.
     """
 
     batches: Batches | None
     loss: Objective | None
+    micro_batch_size: int | None = None
     caveat: str | None = None
 
 
@@ -52,7 +55,15 @@ def _is_of_targets(leaf: Any, numbers_count: bool) -> bool:
 
 
 def search_data(
-    criterion: Criterion, model: Any, data: Any, loss: Any, *, method: str, batch_size: int, seed: int | None
+    criterion: Criterion,
+    model: Any,
+    data: Any,
+    loss: Any,
+    *,
+    method: str,
+    batch_size: int,
+    micro_batch_size: int | None = None,
+    seed: int | None,
 ) -> SearchData:
     """Returns the data and the loss of a search, of which the first batch fits the model.
 
@@ -63,11 +74,13 @@ def search_data(
         loss: What `PruneAtInit.find_masks` takes.
         method: The name of the criterion.
         batch_size: The batch size for arrays.
+        micro_batch_size: What `PruneAtInit.find_masks` takes.
         seed: Shuffles arrays.
 
     Raises:
         TypeError: If `data` or `loss` are of no form that is known.
-        ValueError: If there is no data and the criterion needs it, or if data, loss and model do not fit.
+        ValueError: If there is no data and the criterion needs it, if data, loss and model do not fit, or if batches
+            cannot be split.
     """
     objective = None
     if criterion.needs_data and data is None:
@@ -83,4 +96,23 @@ def search_data(
         else:
             batches = objective.batches(data, batch_size, seed)
         check_inputs(model, batches.first.x)
-    return SearchData(batches, objective, None if objective is None else objective.caveat)
+    _check_micro_batches(micro_batch_size, criterion, model, batches, method=method)
+    return SearchData(batches, objective, micro_batch_size, None if objective is None else objective.caveat)
+
+
+def _check_micro_batches(size: Any, criterion: Criterion, model: Any, batches: Batches | None, *, method: str) -> None:
+    """Raises unless batches can be split into parts of a size."""
+    if size is None:
+        return
+    arguments.integer("micro_batch_size", size, minimum=1)
+    reason = None
+    if not criterion.needs_data:
+        reason = f"the method {method!r} draws no batches"
+    elif has_fixed_batch_size(model):
+        reason = f"the model {model.name!r} fixes the size of its batches"
+    elif batches.are_distributed:
+        reason = (
+            "a distributed dataset is split already; let it have smaller batches, and take more of them by `batches=`"
+        )
+    if reason:
+        raise ValueError(f"Expected micro_batch_size=None, since {reason}. Received: micro_batch_size={size}")

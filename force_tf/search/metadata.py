@@ -39,13 +39,17 @@ def settings_of(pruner: PruneAtInit, model: Any) -> dict[str, Any]:
     }
 
 
-def search_description(pruner: PruneAtInit, model: Any, loss: Any, batch_size: int) -> dict[str, Any]:
+def search_description(
+    pruner: PruneAtInit, model: Any, loss: Any, batch_size: int, micro_batch_size: int | None = None
+) -> dict[str, Any]:
     """Returns what distinguishes a search from others of the same model and data, as JSON can hold it."""
     settings = settings_of(pruner, model)
     del settings["versions"]
     densities = schedules.densities(schedules.get(pruner.schedule), pruner.steps, 1.0 - pruner.sparsity)
     loss = compile_arguments(model).get("loss") if loss is None else loss
     own = {"densities": [float(density) for density in densities], "batch_size": batch_size, "loss": _named(loss)}
+    # Left out where there is none, as it is from files of versions that had no such choice.
+    own |= {} if micro_batch_size is None else {"micro_batch_size": micro_batch_size}
     return {"keras": keras_of(model).__name__, **settings, **own}
 
 

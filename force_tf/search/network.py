@@ -60,7 +60,7 @@ def build_network(
         model=model,
         weights=weights,
         dense=values_of(weights),
-        gradients=Gradients(model, weights),
+        gradients=Gradients(model, weights, data.micro_batch_size),
         random=random,
         batches_per_step=batches_per_step,
         loss=data.loss,

@@ -154,6 +154,7 @@ class PruneAtInit:
         loss: Any = None,
         *,
         batch_size: int = 128,
+        micro_batch_size: int | None = None,
         verbose: str | int = "auto",
         checkpoint: str | os.PathLike | None = None,
     ) -> Masks:
@@ -170,6 +171,12 @@ class PruneAtInit:
                 for several outputs); None for what the model trains on: its own `compute_loss`, or else its compiled
                 loss and what its layers add by `add_loss`. Regularizers are not scored.
             batch_size: The batch size for arrays. Other data keeps its own.
+            micro_batch_size: How many rows of a batch are computed at once, so that a large batch needs the memory of a
+                small one; None for all. Gradients and Hessian products of the parts add up to those of the batch, so
+                that the masks are the same but for rounding; but with BatchNormalization each part has the statistics
+                of its own rows. Refused for methods without data, losses that reduce their rows themselves or divide
+                by masks or sample weights, what models or layers add to the loss, models that fix their batch size,
+                and distributed datasets.
             verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
             checkpoint: A folder in which the search keeps its state, after every step or so often that it costs no more
                 than a twentieth of the time. If it was killed, the same call goes on where it was, and ends with the
@@ -191,7 +198,7 @@ class PruneAtInit:
             ConstantOutputWarning: If an output does not depend on the input even before pruning; where scores are zero
                 for that reason, the ZeroScoresWarning says it.
         """
-        return self._find_masks(model, data, loss, batch_size, verbose, checkpoint)
+        return self._find_masks(model, data, loss, batch_size, micro_batch_size, verbose, checkpoint)
 
     def prune(
         self,
@@ -200,6 +207,7 @@ class PruneAtInit:
         loss: Any = None,
         *,
         batch_size: int = 128,
+        micro_batch_size: int | None = None,
         verbose: str | int = "auto",
         checkpoint: str | os.PathLike | None = None,
     ) -> keras.Model:
@@ -212,9 +220,11 @@ class PruneAtInit:
         """
         check_model(model)
         layers.wrapper_class(model)  # a search of hours should not end with a package that is missing
-        return layers.apply_masks(model, self._find_masks(model, data, loss, batch_size, verbose, checkpoint))
+        return layers.apply_masks(
+            model, self._find_masks(model, data, loss, batch_size, micro_batch_size, verbose, checkpoint)
+        )
 
-    def _find_masks(self, model, data, loss, batch_size, verbose, checkpoint) -> Masks:
+    def _find_masks(self, model, data, loss, batch_size, micro_batch_size, verbose, checkpoint) -> Masks:
         verbose = arguments.one_of("verbose", verbose, ("auto", 0, 1, 2))
         check_loss_argument(loss)
         check_searchable(model)
@@ -231,7 +241,8 @@ class PruneAtInit:
         workers = Workers(model)
         kept = None if checkpoint is None else Checkpoint(checkpoint, workers)
         seed = workers.common_seed(kept.seed if kept and self.seed is None else self.seed)
-        given = search_data(self.criterion, model, data, loss, method=self.method, batch_size=batch_size, seed=seed)
+        sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
+        given = search_data(self.criterion, model, data, loss, method=self.method, seed=seed, **sizes)
         workers.check_data(given.batches)
         if given.caveat is not None:
             warnings.warn(given.caveat, stacklevel=3)  # at the caller of the public method
@@ -240,7 +251,7 @@ class PruneAtInit:
         zeros = ZeroScores(weights, by_weight=granularity.by_weight)
         repair = make_repair(model, weights, given.batches) if self.repair else None
         if kept:
-            kept.begin(network, search_description(self, model, loss, batch_size))
+            kept.begin(network, search_description(self, model, loss, **sizes))
         with preserved_variables(network.model):
             shown = verbose if workers.is_chief else 0
             keep, costs = self._search(network, plan, granularity, zeros, shown, kept, repair, limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class UpdateBatches:
             self._drawn += len(more)
             self._present += more
         return self._present[:count]
+
+    def draw(self, count: int) -> Iterator[Batch]:
+        """Yields the first `count` batches of this update."""
+        return iter(self.take(count))
 
     def signature(self, fixed_batch: bool = False) -> Batch:
         return self._batches.signature(fixed_batch)
