@@ -36,8 +36,8 @@ from training import cross_entropy, for_use, train_resumably
 import force_tf
 
 METHODS = (
-    *("force", "iter_snip", "snip", "grasp", "iter_grasp", "synflow", "synflow_l2", "prospr"),
-    *("early_ticket", "magnitude", "random", "dense"),
+    *("force", "iter_snip", "snip", "grasp", "iter_grasp", "synflow", "synflow_l2", "ntk_sap"),
+    *("px", "prospr", "early_ticket", "magnitude", "random", "dense"),
 )
 
 _SETTINGS = {

@@ -136,7 +136,7 @@ def _add_prune(commands: Any) -> argparse.ArgumentParser:
         "--data",
         metavar="FILE",
         help="an .npz file with the model's inputs `x` and targets `y`, or an .npy file of inputs; several inputs are "
-        "named as in the model. Not needed by synflow, magnitude and random",
+        "named as in the model. Not needed by synflow, synflow_l2, ntk_sap, magnitude and random",
     )
     command.add_argument("--loss", help="a Keras loss by its name (default: that with which the model was compiled)")
     command.add_argument("--batch-size", type=int, default=128, help="rows per batch (default: %(default)s)")

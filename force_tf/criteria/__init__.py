@@ -8,14 +8,18 @@ from force_tf.criteria.force import FORCE
 from force_tf.criteria.gradient import GradientMagnitude
 from force_tf.criteria.grasp import GraSP, IterGraSP
 from force_tf.criteria.network import Network
+from force_tf.criteria.ntk_sap import NTKSAP
 from force_tf.criteria.pool import Pool
 from force_tf.criteria.prospr import ProsPr
+from force_tf.criteria.px import PX
 from force_tf.criteria.sign_flips import SignFlips
 from force_tf.criteria.snip import SNIP
 from force_tf.criteria.synflow import SynFlow, SynFlowL2
 
 __all__ = [
     "FORCE",
+    "NTKSAP",
+    "PX",
     "SNAP",
     "SNIP",
     "Criterion",

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from force_tf.models.keras_models import call_traced
 from force_tf.models.weights import PrunableWeight
 from force_tf.objective.gradients import GradientFunction
 
@@ -28,6 +29,7 @@ class Gradients:
         self._weights = list(weights)
         self._micro_batch_size = micro_batch_size
         self._made: dict[tuple[Callable, bool], GradientFunction] = {}
+        self._traced: dict[Callable, tf.types.experimental.PolymorphicFunction] = {}
 
     def of(
         self, function: Callable[..., tf.Tensor], signature: Sequence[Any], others: bool = False
@@ -50,3 +52,14 @@ class Gradients:
             bound = functools.partial(function, self._model)
             self._made[key] = GradientFunction(bound, variables, names, signature, self._micro_batch_size)
         return self._made[key]
+
+    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function of the other arguments than the model, which is not differentiated, traced once.
+
+        Args:
+            function: Takes the model and tensors, or structures of them.
+        """
+        if function not in self._traced:
+            bound = functools.partial(function, self._model)
+            self._traced[function] = tf.function(bound, autograph=False, reduce_retracing=True)
+        return functools.partial(call_traced, self._traced[function])

@@ -45,6 +45,7 @@ class Network:
     batches: Batches | None
     masks: list[np.ndarray]
     memory: dict[str, list[tf.Tensor]] = dataclasses.field(default_factory=dict)
+    _made: dict[Callable[[Network], Any], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def masked_weights(self) -> list[tf.Tensor]:
         """Returns θ⊙m, one tensor per weight."""
@@ -98,6 +99,24 @@ class Network:
             others: Whether to differentiate by `other_variables` too, after the prunable weights.
         """
         return self.gradients.of(function, signature, others)
+
+    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function of the model as one of its other arguments, traced once per search.
+
+        Args:
+            function: Takes the model and tensors, or structures of them. Pass the same function every time.
+        """
+        return self.gradients.traced(function)
+
+    def once(self, make: Callable[[Network], Any]) -> Any:
+        """Returns `make(network)`, which is made when a search first asks for it, and kept as long as that lasts.
+
+        Args:
+            make: A function or a class. Pass the same one every time.
+        """
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     def batch_signature(self) -> Batch:
         """Returns the type specs of a batch."""

@@ -81,6 +81,12 @@ def state_variables(model: Any) -> list[Any]:
     return [state for layer_states in states for state in layer_states if hasattr(state, "assign")]
 
 
+def call_traced(traced: tf.types.experimental.PolymorphicFunction, *arguments: Any) -> Any:
+    """Calls a `tf.function`. Of traces that are asked for TensorFlow does not warn, however many searches make some."""
+    traced.get_concrete_function(*arguments)
+    return traced(*arguments)
+
+
 def compile_arguments(model: Any) -> dict[str, Any]:
     """Returns the arguments that a model was compiled with, the objects themselves; an empty dict if it was not."""
     return dict(keras_internals.compiled_arguments(model)) if keras_internals.is_compiled(model) else {}

@@ -29,6 +29,8 @@ PRESETS = {
     "synflow": Preset(criteria.SynFlow, steps=100),
     "synflow_l2": Preset(criteria.SynFlowL2, steps=100),
     "prospr": Preset(criteria.ProsPr),
+    "ntk_sap": Preset(criteria.NTKSAP, steps=20, batches=5),
+    "px": Preset(criteria.PX, steps=100, batches=2),
     "early_ticket": Preset(criteria.EarlyTicket, steps=60, revive=True),
     "magnitude": Preset(criteria.Magnitude),
     "random": Preset(criteria.Random),

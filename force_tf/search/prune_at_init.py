@@ -44,17 +44,18 @@ class PruneAtInit:
     of its N prunable weights: those with the largest scores, the lower index among equal ones.
 
     Args:
-        method: "snip", "iter_snip", "snip_it", "force", "grasp", "iter_grasp", "synflow", "synflow_l2", "prospr",
-            "early_ticket", "magnitude", "random", or a `force_tf.criteria.Criterion`. A criterion of this package
-            brings the defaults of the method named after it; another one is applied once.
+        method: "snip", "iter_snip", "snip_it", "force", "grasp", "iter_grasp", "synflow", "synflow_l2", "ntk_sap",
+            "px", "prospr", "early_ticket", "magnitude", "random", or a `force_tf.criteria.Criterion`. A criterion of
+            this package brings the defaults of the method named after it; another one is applied once.
         sparsity: The fraction of the prunable weights to remove, 0 <= sparsity < 1. None: 0.99, or what `budget` asks.
         budget: A `force_tf.Budget` in place of a sparsity: what the network may cost that `shrink` leaves. The search
             ends with the first step whose cut fits it, and then cuts so that the densest network within it comes out.
         steps: T, the number of steps; None for the method's own: 60 for "iter_snip", "force", "iter_grasp" and
-            "early_ticket", 100 for "synflow" and "synflow_l2", 7 for "snip_it", 1 for the others.
+            "early_ticket", 100 for "synflow", "synflow_l2" and "px", 20 for "ntk_sap", 7 for "snip_it", 1 for the
+            others.
         schedule: "exponential", "linear", or a `callable(step, steps, density) -> density`; None for the method's own.
-        batches: How many batches each step's score is averaged over; None for the method's own: 5 for "snip_it", 1 for
-            the others.
+        batches: How many batches each step's score is averaged over; None for the method's own: 5 for "snip_it" and
+            "ntk_sap", 2 for "px", 1 for the others.
         revive: Whether pruned weights may come back; None for the method's own: only in "force" and "early_ticket".
         invert: Whether to keep the weights with the lowest scores instead, as a sanity check of a method: if networks
             train as well with them, its scores say nothing.
@@ -165,8 +166,8 @@ class PruneAtInit:
             data: What `fit` takes: a batched `tf.data.Dataset`, arrays `(x, y)` or `(x, y, sample_weight)`, a
                 `PyDataset`, or any iterable of batches. Each step takes the next `batches` batches, and the data starts
                 over when it runs out. Arrays may be sparse (`tf.SparseTensor`, scipy's), ragged, or pandas's.
-                Where no loss needs targets, inputs alone will do. "synflow", "synflow_l2", "magnitude" and
-                "random" need none.
+                Where no loss needs targets, as in "px", inputs alone will do. "synflow", "synflow_l2", "ntk_sap",
+                "magnitude" and "random" need no data.
             loss: A loss of the model's Keras, its name, or any `callable(y_true, y_pred)` (or a list or dict of them
                 for several outputs); None for what the model trains on: its own `compute_loss`, or else its compiled
                 loss and what its layers add by `add_loss`. Regularizers are not scored.

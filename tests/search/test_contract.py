@@ -15,6 +15,23 @@ SCHEDULES = {
 }
 
 
+# Methods that do all but their scores as another one does: in `make test` that one speaks for them.
+ALIKE = {"iter_snip", "snip_it", "iter_grasp", "synflow_l2", "ntk_sap", "px", "magnitude"}
+
+
+def methods(*slow):
+    """Every method, those of `slow` in the slow tests alone."""
+    return [pytest.param(each, marks=[pytest.mark.slow] if each in slow else []) for each in PRESETS]
+
+
+def methods_and_schedules():
+    """Every method with every schedule. A schedule knows of no method, so that two methods speak for it."""
+    for method in PRESETS:
+        for schedule in SCHEDULES:
+            is_slow = schedule != "exponential" and method not in ("force", "snip")
+            yield pytest.param(method, schedule, marks=[pytest.mark.slow] if is_slow else [])
+
+
 def network(keras):
     inputs = keras.Input((8, 8, 2))
     x = keras.layers.Conv2D(6, 3, padding="same", kernel_regularizer="l2", name="conv1")(inputs)
@@ -49,8 +66,7 @@ def assert_unchanged(model, before):
         np.testing.assert_array_equal(new, old, err_msg=f"{name} changed")
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize(("method", "schedule"), list(methods_and_schedules()))
 def test_contract(either_keras, method, schedule):
     model, steps, sparsity = network(either_keras), 4, 0.9
     before = everything(model)
@@ -93,7 +109,7 @@ def test_contract(either_keras, method, schedule):
     assert again == masks, f"the same seed gave other masks: overlap {masks.intersection_over_union(again)}"
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", methods(*ALIKE))
 def test_scope_and_floor(either_keras, method):
     model = network(either_keras)
     layerwise = force_tf.PruneAtInit(method, sparsity=0.75, steps=3, scope="layer", seed=0)
@@ -107,7 +123,7 @@ def test_scope_and_floor(either_keras, method):
     assert all(np.count_nonzero(mask) >= 10 for mask in masks.values()), masks.to_table()
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", methods(*ALIKE))
 def test_blocks_and_patterns(either_keras, method):
     model = network(either_keras)
     before = everything(model)
@@ -131,7 +147,7 @@ def test_blocks_and_patterns(either_keras, method):
     assert_unchanged(model, before)
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", methods(*ALIKE))
 def test_channels(either_keras, method):
     model = network(either_keras)
     before = everything(model)
@@ -179,6 +195,7 @@ def test_force_revives_weights_and_iter_snip_does_not(either_keras):
     ("method", "expected"),
     [
         *(("snip", 1), ("grasp", 1), ("prospr", 1), ("synflow", 100), ("synflow_l2", 100)),
+        *(("ntk_sap", 20), ("px", 100)),
         *(("iter_snip", 60), ("force", 60), ("iter_grasp", 60), ("early_ticket", 60)),
     ],
 )
@@ -209,7 +226,7 @@ def test_a_criterion_of_ones_own(either_keras):
     assert masks == force_tf.PruneAtInit("magnitude", sparsity=0.9).find_masks(model, verbose=0)
 
 
-@pytest.mark.parametrize("method", ["force", "grasp", "prospr", "early_ticket", "synflow"])
+@pytest.mark.parametrize("method", ["force", "grasp", "prospr", "early_ticket", "ntk_sap", "synflow"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_model_comes_back_when_the_search_is_interrupted(either_keras, method, error):
     model = network(either_keras)
