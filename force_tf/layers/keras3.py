@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from force_tf.layers.masked_variable import Penalized, mask_variable, project_soon, unmask_variable
 from force_tf.layers.masking import (
-    UNDER_MASK,
     Forward,
     MaskedWeight,
     MaskHolder,
@@ -26,19 +25,23 @@ from force_tf.models import keras_internals
 class _MaskedWeight(MaskedWeight):
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner computes."""
-        if self.is_dense:
-            value = self.variable.forward(self.unmasked(), tf.convert_to_tensor(self.mask))
+        if self.forward is not None:
+            value = self.forward(self.unmasked(), tf.convert_to_tensor(self.mask))
         else:
             value = masked(self.variable, self.mask)
         owner = self.owner
         return tf.cast(value, owner.compute_dtype) if owner.autocast else value
 
     @property
+    def forward(self) -> Forward | None:
+        return self.variable.forward
+
+    @property
     def is_dense(self) -> bool:
         return self.variable.is_dense
 
-    def make_dense(self, forward: Forward | None) -> None:
-        self.variable.make_dense(forward, None if forward is None else self.remembered.take(UNDER_MASK))
+    def set_forward(self, forward: Forward | None, is_dense: bool = False) -> None:
+        self.variable.forward, self.variable.is_dense = forward, is_dense
 
     def penalize(self, penalty: Callable[[tf.Tensor], tf.Tensor] | None) -> None:
         before = self.variable.regularizer

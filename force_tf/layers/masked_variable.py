@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from force_tf.layers.masking import Forward, masked
+from force_tf.layers.masking import masked
 from force_tf.models import keras_internals
 
 # Optimizers that move an entry of a weight by nothing but its own gradients and value: what starts at zero and has a
@@ -40,7 +40,7 @@ def mask_variable(variable: keras.Variable, mask: keras.Variable) -> None:
     variable.__class__ = _MaskedVariable
     variable.mask = mask
     variable.assigned = False
-    variable.forward = None
+    variable.forward, variable.is_dense = None, False
     variable.constraint = _KeepPruned(mask, variable.constraint)
     if variable.regularizer is not None:
         variable.regularizer = _MaskedRegularizer(mask, variable.regularizer)
@@ -62,7 +62,7 @@ def unmask_variable(variable: keras.Variable) -> None:
     if variable.regularizer is not None:
         variable.regularizer = variable.regularizer.regularizer
     variable.__class__ = keras.Variable
-    del variable.mask, variable.assigned, variable.forward
+    del variable.mask, variable.assigned, variable.forward, variable.is_dense
 
 
 class _MaskedVariable(keras.Variable):
@@ -74,13 +74,9 @@ class _MaskedVariable(keras.Variable):
     Attributes:
         mask: Boolean variable of the same shape.
         assigned: Whether the variable was assigned since it was last projected.
-        forward: What calls of the layer compute with, of θ and m, where the variable holds values under its mask, which
-            train, and only shows θ⊙m; None where it does not.
+        forward: What calls of the layer compute with, of θ and m; None for θ⊙m.
+        is_dense: Whether the variable holds values under its mask, which train, and only shows θ⊙m.
     """
-
-    @property
-    def is_dense(self) -> bool:
-        return self.forward is not None
 
     @property
     def value(self):
@@ -98,20 +94,34 @@ class _MaskedVariable(keras.Variable):
         """Returns what the variable holds, also under its mask."""
         return self._value
 
-    def make_dense(self, forward: Forward | None, under_mask: np.ndarray | None) -> None:
-        """Begins to hold values under the mask, those given or zeros, or ends it and makes them zero."""
-        if not self.is_dense or forward is None:
-            value = masked(self._value, self.mask.value)
-            if under_mask is not None:
-                value += masked(tf.cast(under_mask, value.dtype), ~self.mask.value)
-            self._value.assign(value)
-        self.forward, self.assigned = forward, False
+    def _serialize_to_tensors(self):  # tf.train.Checkpoint
+        return {"VARIABLE_VALUE": self.value} if self.is_dense else super()._serialize_to_tensors()
+
+    # SavedModels hold the variable of TensorFlow itself, which their functions read as the model's do.
+
+    def _export_to_saved_model_graph(self, *args, **kwargs):
+        with self._as_stored():
+            return super()._export_to_saved_model_graph(*args, **kwargs)
+
+    def _write_object_proto(self, *args, **kwargs):
+        with self._as_stored():
+            return super()._write_object_proto(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _as_stored(self) -> Iterator[None]:
+        before = self.is_dense, self.assigned
+        if self.is_dense:
+            self.is_dense = self.assigned = False
+        try:
+            yield
+        finally:
+            self.is_dense, self.assigned = before
 
     def _direct_assign(self, value):
         super()._direct_assign(value)
         self.assigned = True
 
-    def _restore_from_tensors(self, restored_tensors):  # tf.train.Checkpoint
+    def _restore_from_tensors(self, restored_tensors):
         restored = super()._restore_from_tensors(restored_tensors)
         self.assigned = True
         return restored

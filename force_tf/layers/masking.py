@@ -49,6 +49,8 @@ def straight_through(value: tf.Tensor, mask: tf.Tensor) -> Any:
 
 Forward = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+UNDER_MASK = "under_mask"
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskedWeight:
@@ -71,31 +73,56 @@ class MaskedWeight:
     remembered: Remembered
 
     @property
+    def forward(self) -> Forward | None:
+        """What calls of the layer compute with, of θ and m; None for θ⊙m."""
+        raise NotImplementedError
+
+    @property
     def is_dense(self) -> bool:
-        """Whether the variable holds values under its mask, which train: see `make_dense`."""
-        return False
+        """Whether the variable holds values under its mask, which train, and shows θ⊙m to whoever reads it eagerly."""
+        raise NotImplementedError
+
+    def set_forward(self, forward: Forward | None, is_dense: bool = False) -> None:
+        """Sets what calls compute with, and leaves the values as they are.
+
+        A training step that was traced before stays as it was.
+        """
+        raise NotImplementedError
 
     def make_dense(self, forward: Forward | None) -> None:
         """Begins to train values under the mask too, or ends it and makes them zero.
 
-        Whoever reads the variable sees θ⊙m all the while. A training step that was traced before stays as it was.
+        Whoever reads the variable sees θ⊙m all the while. A training step that was traced before stays as it was. They
+        begin as a file has brought them along, or from zero.
 
         Args:
             forward: Takes θ and m, and returns what calls of the layer compute with, such as `straight_through`. None
                 to end it.
-
-        Raises:
-            ValueError: If the Keras of the weight cannot.
         """
-        if forward is not None:
-            raise ValueError(
-                "Expected a model of Keras 3: with the legacy tf_keras no values are kept under the masks. Received: a "
-                "model of tf_keras"
-            )
+        of_file = self.remembered.take(UNDER_MASK)
+        if not self.is_dense or forward is None:
+            value = masked(self.unmasked(), self.mask)
+            if forward is not None and of_file is not None:
+                value += self._under_mask(tf.cast(of_file, value.dtype))
+            self.variable.assign(value)
+        self.set_forward(forward, forward is not None)
+
+    def remember_under_mask(self) -> None:
+        """Lets files keep what trains under the mask aside, from now on."""
+        self.remembered.follow(UNDER_MASK, self._read_under_mask)
+
+    def _read_under_mask(self) -> np.ndarray | None:
+        with tf.init_scope():
+            if not self.is_dense or not tf.executing_eagerly():  # in a SavedModel's graph, which lacks it
+                return None
+            return self._under_mask(self.unmasked()).numpy()
+
+    def _under_mask(self, value: tf.Tensor) -> tf.Tensor:
+        return masked(value, 1 - tf.cast(self.mask, value.dtype))
 
     def unmasked(self) -> tf.Tensor:
-        """Returns all values of the variable, also those under the mask."""
-        return tf.convert_to_tensor(self.variable)
+        """Returns all values of the variable, in its own dtype, also those under the mask."""
+        raise NotImplementedError
 
     def project(self) -> None:
         """Makes the pruned entries of the variable zero, unless values under the mask train."""
@@ -124,9 +151,6 @@ class MaskedWeight:
             optimizer: One that may have trained the weight before it was masked, beside those that have since.
         """
         raise NotImplementedError
-
-
-UNDER_MASK = "under_mask"
 
 
 class MaskHolder:
@@ -220,9 +244,6 @@ class MaskHolder:
             # For a training that goes on from the file.
             for name, array in weight.remembered:
                 store[entry(weight.path, name)] = array
-            if weight.is_dense:
-                values = masked(weight.unmasked(), 1 - tf.cast(weight.mask, weight.variable.dtype))
-                store[entry(weight.path, UNDER_MASK)] = values.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         if not store.keys():
@@ -299,8 +320,8 @@ class MaskHolder:
     def _remembered(self, path: str) -> Remembered:
         """Returns where to keep what training remembers of the weight of a path."""
 
-        def track(name: str, variable: tf.Variable) -> None:
-            keras_internals.track(self, f"{path}/{name}", variable)
+        def track(name: str, item: Any) -> None:
+            keras_internals.track(self, f"{path}/{name}", item)
 
         return Remembered(track)
 

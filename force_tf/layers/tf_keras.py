@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from force_tf.layers.masked_tf_variable import mask_variable, unmask_variable
-from force_tf.layers.masking import MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths
+from force_tf.layers.masked_tf_variable import mask_variable, showing_all, unmask_variable
+from force_tf.layers.masking import Forward, MaskedWeight, MaskHolder, mask_initializer, masked, relative_paths
 from force_tf.layers.tfmot import PruneLowMagnitude, Pruning, PruningSchedule
 from force_tf.layers.wrapper_config import check_inner_layer, check_wrapper_config
 from force_tf.models import keras_internals
@@ -29,8 +29,30 @@ class _MaskedWeight(MaskedWeight):
 
     def effective(self) -> tf.Tensor:
         """Returns θ⊙m in the dtype in which the owner reads its variable."""
+        if self.forward is not None:
+            value = self.forward(self.unmasked(), tf.convert_to_tensor(self.mask))
+            return tf.cast(value, self.owner.compute_dtype) if self._is_cast else value
         with keras_internals.computing_like(self.owner):
             return masked(self.variable, self.mask)
+
+    @property
+    def _is_cast(self) -> bool:
+        return keras_internals.without_autocast(self.variable) is not self.variable
+
+    @property
+    def forward(self) -> Forward | None:
+        return self.variable.constraint.forward
+
+    @property
+    def is_dense(self) -> bool:
+        return self.variable.constraint.is_dense
+
+    def set_forward(self, forward: Forward | None, is_dense: bool = False) -> None:
+        self.variable.constraint.forward, self.variable.constraint.is_dense = forward, is_dense
+
+    def unmasked(self) -> tf.Tensor:
+        with showing_all():
+            return tf.convert_to_tensor(keras_internals.without_autocast(self.variable))
 
     def penalize(self, penalty: Callable[[tf.Tensor], tf.Tensor] | None) -> None:
         losses = keras_internals.function_losses(self.owner)
@@ -160,7 +182,7 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
                 dtype="int64",
                 trainable=False,
             )
-        self.pruning_obj = Pruning(lambda: self.pruning_step, self.pruning_vars, self.pruning_schedule, (1, 1), "AVG")
+        self.pruning_obj = _MaskedPruning(self)
         self.built = True
 
     def _add_mask(self, path: str, owner: Any, slot: str, mask: np.ndarray | None) -> _MaskedWeight:
@@ -219,6 +241,23 @@ class MaskedLayer(MaskHolder, PruneLowMagnitude):
         return wrapper
 
 
+class _MaskedPruning(Pruning):
+    """What tfmot's callback `UpdatePruningStep` asks to mask the weights after every epoch.
+
+    Args:
+        wrapper: A built wrapper.
+    """
+
+    def __init__(self, wrapper: MaskedLayer):
+        super().__init__(lambda: wrapper.pruning_step, wrapper.pruning_vars, wrapper.pruning_schedule, (1, 1), "AVG")
+        self._of = wrapper
+
+    def weight_mask_op(self) -> Any:
+        # Values under the masks that train are not shown, but would be assigned zeros.
+        is_dense = any(weight.is_dense for weight in self._of.masked_weights)
+        return tf.no_op() if is_dense else super().weight_mask_op()
+
+
 @dataclasses.dataclass(frozen=True)
 class _Penalty:
     """A penalty of θ, as a loss that a layer adds as a function."""
@@ -232,13 +271,14 @@ class _Penalty:
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedPenalty:
-    """A regularization loss of θ⊙m instead of θ, so that it has no gradient at pruned weights either."""
+    """A regularization loss of θ⊙m instead of θ, so that it has no gradient at pruned weights that do not train."""
 
     penalty: functools.partial  # of a function of the variable
     mask: tf.Variable
 
     def __call__(self) -> tf.Tensor:
-        return self.penalty.func(masked(self.penalty.args[0], self.mask))
+        variable = self.penalty.args[0]
+        return self.penalty.func(variable if variable.constraint.is_dense else masked(variable, self.mask))
 
 
 def _mask_regularizer(owner: tf_keras.layers.Layer, variable: tf.Variable, mask: tf.Variable) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from force_tf.models import keras_internals
@@ -133,6 +132,4 @@ def _copies(variable: Any) -> Sequence[Any]:
 
 def _value(variable: Any) -> tf.Tensor:
     """Returns what a variable stores, which a wrapper may show with a mask over it."""
-    return tf.convert_to_tensor(
-        keras_internals.stored_value(variable) if isinstance(variable, keras.Variable) else variable
-    )
+    return tf.convert_to_tensor(keras_internals.stored_value(variable))

@@ -79,10 +79,12 @@ class LiveMasks:
         """Returns the masks, flat booleans."""
         return np.concatenate([each.mask.numpy().astype(bool).ravel() for each in self])
 
-    def remember(self, name: str, dtype: tf.DType) -> list[tf.Variable]:
-        """Returns variables of a name, one of the shape of each weight, that files of the model hold too."""
+    def remember(self, name: str, dtype: tf.DType, shape: Sequence[int] | None = None) -> list[tf.Variable]:
+        """Returns variables of a name, one for each weight and of its shape or another, that files hold too."""
         with self.model.distribute_strategy.scope():
-            return [each.remembered.variable(name, each.variable.shape, dtype) for each in self]
+            return [
+                each.remembered.variable(name, each.variable.shape if shape is None else shape, dtype) for each in self
+            ]
 
     def variables(self, dtype: tf.DType) -> list[tf.Variable]:
         """Returns variables of the shapes of the weights, zeros, for as long as this training lasts."""
@@ -101,25 +103,35 @@ class LiveMasks:
         """θ, also what trains under the masks, one tensor for each of the weights."""
         return [each.unmasked() if each.is_dense else tf.convert_to_tensor(each.variable) for each in self]
 
+    def magnitudes(self) -> np.ndarray:
+        """Returns |θ⊙m| of all weights, flat."""
+        flat = np.concatenate([np.ravel(tf.convert_to_tensor(each.variable)) for each in self])
+        return np.abs(flat, out=flat)
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Lends the network of the weights θ⊙m, in which pruned ones, which are zero, have gradients, for a block.
 
         All comes back afterwards, batch statistics and the seeds of Dropout too.
         """
-        dense = [(each.variable, each.variable.forward) for each in self if each.is_dense]
+        before = [(each, each.forward, each.is_dense) for each in self]
         with preserved_variables(self.model):
             try:
-                for variable, _ in dense:
-                    kept = tf.convert_to_tensor(variable)  # which shows θ⊙m
-                    variable.forward = None
-                    variable.assign(kept)
-                for each in self:
+                for each, _, is_dense in before:
+                    kept = tf.convert_to_tensor(each.variable)  # which shows θ⊙m
+                    each.set_forward(_unchanged)
+                    if is_dense:
+                        each.variable.assign(kept)
                     each.mask.assign(tf.ones(each.mask.shape, each.mask.dtype))
                 yield
             finally:
-                for variable, forward in dense:
-                    variable.forward = forward
+                for each, forward, is_dense in before:
+                    each.set_forward(forward, is_dense)
+
+    def remember_under_masks(self) -> None:
+        """Lets files of the model keep what trains under the masks aside, from now on."""
+        for each in self:
+            each.remember_under_mask()
 
     def make_dense(self, forward: Sequence[Forward] | None) -> None:
         """Begins to train values under the masks, or ends it: they are zero then, and forgotten by the optimizer.
@@ -128,7 +140,7 @@ class LiveMasks:
             forward: For each weight, what calls of its layer compute with; None to end it.
 
         Raises:
-            ValueError: If the Keras of the model cannot.
+            ValueError: If the optimizer or the model cannot.
         """
         if forward is not None and getattr(self.optimizer, "use_ema", False):
             raise ValueError(
@@ -162,6 +174,11 @@ class LiveMasks:
                 survivors = tf.cast(survivors, each.variable.dtype)  # once, for all slots
                 each.variable.assign(masked(each.variable, survivors))
                 self._forget(each, survivors)
+
+
+def _unchanged(value: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Returns θ, whose pruned entries are zero: masking it costs as much as some layers do."""
+    return value
 
 
 def _masked_weights(model: Any) -> Iterator[tuple[str, MaskedWeight]]:

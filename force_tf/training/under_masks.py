@@ -25,6 +25,7 @@ class StraightThrough(BetweenUpdates):
 
     def __init__(self, live: LiveMasks):
         self._live = live
+        live.remember_under_masks()
 
     def begin(self, timetable: Timetable, done: int | None) -> None:
         self._live.make_dense([straight_through] * len(self._live.sizes))
@@ -86,6 +87,7 @@ class RandomDraws(BetweenUpdates):
 
     def __init__(self, live: LiveMasks, draws: Draws, seed: int):
         self._live, self._draws, self._seed = live, draws, seed
+        live.remember_under_masks()
 
     def begin(self, timetable: Timetable, done: int | None) -> None:
         first, last = timetable.steps[0], timetable.steps[-1]

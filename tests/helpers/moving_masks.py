@@ -2,10 +2,16 @@
 
 import keras
 import numpy as np
+import pytest
 
 import force_tf
 from force_tf.models import keras_internals
 from force_tf.models.paths import mask_wrappers
+
+# For tests whose code hardly knows which Keras it is: that of tf_keras is run with the slow ones.
+keras_3_first = pytest.mark.parametrize(
+    "either_keras", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)], indirect=True
+)
 
 X = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 64)

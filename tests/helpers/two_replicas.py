@@ -102,7 +102,7 @@ if __name__ == "__main__":
     check_training(of, STRATEGY, "adam", run_eagerly=True)
     check_strip_and_export(of, STRATEGY)
     check_assignment(trained)
-    for name in ("granet", "flipout", "greg", *(["dpf", "annealing"] if of is keras else [])):
+    for name in ("granet", "flipout", "greg", "dpf", "annealing"):
         check_moving_masks(of, STRATEGY, name)
     if of is keras:
         check_training(of, STRATEGY, "muon")

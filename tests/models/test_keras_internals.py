@@ -66,6 +66,9 @@ def test_what_is_missing_is_named_with_the_version():
     [
         ("keras", "Variable", "_direct_assign"),
         ("keras", "Variable", "_restore_from_tensors"),
+        ("keras", "Variable", "_serialize_to_tensors"),
+        ("keras", "Variable", "_export_to_saved_model_graph"),
+        ("keras", "Variable", "_write_object_proto"),
         ("keras.layers", "Layer", "save_own_variables"),
         ("keras.layers", "Layer", "load_own_variables"),
         ("keras.layers", "Layer", "_lookup_dependency"),

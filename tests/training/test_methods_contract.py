@@ -3,15 +3,16 @@
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 import force_tf
 from force_tf.callbacks import PruneDuringTraining
 from force_tf.training.methods import METHODS
 from helpers.moving_masks import X, Y, dense_model, fit, masked_weights, raw, sparse_model
 
-# What changes the steps in a way of its own; the others are killed and resumed in test_prune_during_training_forms too.
-QUICK = ("granet", "flipout", "greg", "greg_2", "annealing")
-REMEMBERING = ("flipout", "greg")
+# What changes the steps in a way of its own, in one Keras each; gmp and rigl are killed and resumed in
+# test_prune_during_training_forms too.
+QUICK = {"granet": keras, "flipout": keras, "greg_2": keras, "greg": tf_keras, "dpf": tf_keras, "annealing": tf_keras}
 
 
 def make(module, method):
@@ -26,20 +27,20 @@ def pruning_by(method):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS]
+    ("module", "method"),
+    [
+        pytest.param(
+            module,
+            name,
+            marks=[] if QUICK.get(name) is module else pytest.mark.slow,
+            id=f"{name}-{module.__name__.rpartition('.')[2]}",
+        )
+        for name in METHODS
+        for module in (keras, tf_keras)
+    ],
 )
-def test_every_method_in_keras_3(tmp_path, method):
-    check(keras, method, tmp_path)
-
-
-@pytest.mark.parametrize("method", REMEMBERING)
-def test_methods_that_remember_in_tf_keras(tmp_path, method):
-    import tf_keras
-
-    check(tf_keras, method, tmp_path)
-
-
-def check(module, method, folder):
+def test_every_method(tmp_path, module, method):
+    module.utils.set_random_seed(0)
     at_once, killed, resumed = (make(module, method) for _ in range(3))
     pruning = pruning_by(method)
     seen = []
@@ -67,7 +68,7 @@ def check(module, method, folder):
             raise KeyboardInterrupt
 
     def backup():
-        return module.callbacks.BackupAndRestore(str(folder / "backup"))
+        return module.callbacks.BackupAndRestore(str(tmp_path / "backup"))
 
     with pytest.raises(KeyboardInterrupt):
         fit(killed, backup(), pruning_by(method), module.callbacks.LambdaCallback(on_epoch_end=kill), epochs=3)

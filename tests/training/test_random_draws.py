@@ -1,13 +1,13 @@
 """Stochastic subnetwork annealing: pruned weights are drawn into passes of the training, less and less, and go."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import force_tf
 from force_tf.callbacks import Draws, PruneDuringTraining
-from helpers.moving_masks import dense_model, fit, masked_weights, raw
+from helpers.moving_masks import dense_model, fit, keras_3_first, masked_weights, raw
+from helpers.training_forms import dtype_policy
 
 
 def eight_weights(module, draws, end=10**6, seed=0):
@@ -35,8 +35,8 @@ def passes(model, count, first=0, training=True):
     return np.array(found)
 
 
-def test_half_of_the_passes_have_a_weight_whose_probability_is_a_half():
-    model, _ = eight_weights(keras, Draws(0.5))
+def test_half_of_the_passes_have_a_weight_whose_probability_is_a_half(either_keras):
+    model, _ = eight_weights(either_keras, Draws(0.5))
     found = passes(model, 1000)
     assert set(found.ravel()) == {0.0, 1.0}
     kept = force_tf.get_masks(model)["d/kernel"].ravel()
@@ -45,12 +45,12 @@ def test_half_of_the_passes_have_a_weight_whose_probability_is_a_half():
     assert np.all(abs(drawn.mean(0) - 0.5) < 4 * 0.5 / 1000**0.5)
     assert abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 4 / 1000**0.5  # each by itself
     assert abs(np.mean(drawn[1:] * drawn[:-1]) - 0.25) < 0.05  # and anew in each pass
-    np.testing.assert_array_equal(passes(eight_weights(keras, Draws(0.5))[0], 20), found[:20])
-    assert np.any(passes(eight_weights(keras, Draws(0.5), seed=1)[0], 20) != found[:20])
+    np.testing.assert_array_equal(passes(eight_weights(either_keras, Draws(0.5))[0], 20), found[:20])
+    assert np.any(passes(eight_weights(either_keras, Draws(0.5), seed=1)[0], 20) != found[:20])
 
 
-def test_outside_of_the_training_there_is_no_chance():
-    model, pruning = eight_weights(keras, Draws(0.5))
+def test_outside_of_the_training_there_is_no_chance(either_keras):
+    model, pruning = eight_weights(either_keras, Draws(0.5))
     kept = force_tf.get_masks(model)["d/kernel"].ravel()
     np.testing.assert_array_equal(passes(model, 3, training=False), [kept] * 3)
     np.testing.assert_array_equal(model.predict(np.eye(8), verbose=0).ravel(), kept)
@@ -61,8 +61,9 @@ def test_outside_of_the_training_there_is_no_chance():
     np.testing.assert_array_equal(raw(masked_weights(model)["d/kernel"].variable).ravel(), kept)
 
 
-def test_at_the_end_the_masks_are_all_there_is():
-    model, _ = eight_weights(keras, Draws(1.0, anneal="linear"), end=100)
+@keras_3_first
+def test_at_the_end_the_masks_are_all_there_is(either_keras):
+    model, _ = eight_weights(either_keras, Draws(1.0, anneal="linear"), end=100)
     kept = force_tf.get_masks(model)["d/kernel"].ravel()
     assert np.all(passes(model, 1) == 1)
     np.testing.assert_array_equal(passes(model, 20, first=100), [kept] * 20)
@@ -70,13 +71,14 @@ def test_at_the_end_the_masks_are_all_there_is():
     assert np.polyfit(range(100), drawn, 1)[0] == pytest.approx(-0.01, abs=0.002)
 
 
+@keras_3_first
 @pytest.mark.parametrize("weighting", ["random", "magnitude"])
-def test_weights_of_different_probabilities(weighting):
-    model, _ = eight_weights(keras, Draws(1.0, weighting=weighting))
+def test_weights_of_different_probabilities(either_keras, weighting):
+    model, _ = eight_weights(either_keras, Draws(1.0, weighting=weighting))
     layer = masked_weights(model)["d/kernel"]
     kept = force_tf.get_masks(model)["d/kernel"].ravel()
     size = np.where(kept, 1, 1 / np.arange(2, 10))
-    layer.variable._value.assign(size.reshape(8, 1))
+    getattr(layer.variable, "_value", layer.variable).assign(size.reshape(8, 1))
     share = (passes(model, 400) != 0).mean(0)[~kept]
     if weighting == "magnitude":
         assert np.all(abs(share - size[~kept]) < 4 * 0.5 / 400**0.5)
@@ -86,8 +88,8 @@ def test_weights_of_different_probabilities(weighting):
         assert abs(share - again).max() < 4 * 0.5 * (2 / 400) ** 0.5  # each has its own for good
 
 
-def test_what_is_not_drawn_has_no_gradient():
-    model, _ = eight_weights(keras, Draws(0.5))
+def test_what_is_not_drawn_has_no_gradient(either_keras):
+    model, _ = eight_weights(either_keras, Draws(0.5))
     before = raw(masked_weights(model)["d/kernel"].variable).ravel()
     drawn = passes(model, 1)[0]
     model.optimizer.iterations.assign(0)
@@ -96,8 +98,9 @@ def test_what_is_not_drawn_has_no_gradient():
     np.testing.assert_array_equal(moved, drawn != 0)
 
 
-def test_probabilities_of_zero_train_as_masks_do():
-    still, drawing = (force_tf.apply_masks(dense_model(keras)) for _ in range(2))
+@keras_3_first
+def test_probabilities_of_zero_train_as_masks_do(either_keras):
+    still, drawing = (force_tf.apply_masks(dense_model(either_keras)) for _ in range(2))
     pruning = PruneDuringTraining("annealing", 0.8, draws=Draws(0.0))
     fit(drawing, pruning)
     assert [row["density"] for row in pruning.history] == [69 / 344] * 2
@@ -107,15 +110,12 @@ def test_probabilities_of_zero_train_as_masks_do():
         np.testing.assert_array_equal(one, other)
 
 
+@keras_3_first
 @pytest.mark.parametrize("form", ["jit_compile", "mixed_float16"])
-def test_forms_of_training(form):
-    with_policy = keras.config.set_dtype_policy
-    with_policy("mixed_float16" if form == "mixed_float16" else "float32")
-    try:
-        pruned = force_tf.apply_masks(dense_model(keras, **({form: True} if form == "jit_compile" else {})))
+def test_forms_of_training(either_keras, form):
+    with dtype_policy("mixed_float16" if form == "mixed_float16" else "float32", either_keras):
+        pruned = force_tf.apply_masks(dense_model(either_keras, **({form: True} if form == "jit_compile" else {})))
         fit(pruned, PruneDuringTraining("annealing", 0.8), epochs=2)
-    finally:
-        with_policy("float32")
     masks = force_tf.get_masks(pruned)
     assert masks.kept == 69
     for path, each in masked_weights(pruned).items():

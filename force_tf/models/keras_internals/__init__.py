@@ -27,6 +27,7 @@ from force_tf.models.keras_internals.either import (
     safe_mode_off,
     set_history,
     set_name,
+    stored_value,
     take_over_nodes,
     uses_weight_decay,
 )
@@ -40,7 +41,6 @@ from force_tf.models.keras_internals.keras3 import (
     renew_node_keys,
     replace_tracked_layer,
     standing_for,
-    stored_value,
     untracked,
     without_replica_scaling,
 )

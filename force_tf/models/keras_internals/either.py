@@ -15,6 +15,7 @@ import tensorflow as tf
 from force_tf.models.keras_internals import keras3 as of_keras_3
 from force_tf.models.keras_internals import tf_keras as of_tf_keras
 from force_tf.models.keras_internals.required import imported, is_keras_3, missing, package_of, required
+from force_tf.models.keras_internals.tensorflow import resource_variable_class
 
 
 def inner_layers(layer: Any, include_self: bool = True, recursive: bool = True) -> Iterator[Any]:
@@ -156,6 +157,22 @@ def optimizer_state_out_of_reach(optimizer: Any, weights: Iterable[Any]) -> list
     reached = {id(slot) for weight in weights for slot in optimizer_slots(optimizer, weight)}
     variables = optimizer.variables() if callable(optimizer.variables) else optimizer.variables
     return [variable.name for variable in variables if len(variable.shape) and id(variable) not in reached]
+
+
+def stored_value(variable: Any) -> Any:
+    """Returns what a variable holds, past all that its class shows in the place of it.
+
+    A variable of Keras 3 holds one of TensorFlow (`_value`). One of tf_keras is such a one, which a subclass may read
+    in its own way (`_read_variable_op`).
+    """
+    if isinstance(variable, keras.Variable):
+        return required(variable, "_value")
+    inner = of_tf_keras.without_autocast(variable)
+    kind = resource_variable_class()
+    part = getattr(inner, "values", (inner,))[0]  # the first of those on all devices
+    if isinstance(part, kind) and type(part) is not kind:
+        return required(kind, "_read_variable_op")(part)
+    return variable
 
 
 def learning_rate(optimizer: Any) -> Any:

@@ -94,14 +94,13 @@ def moving_average(optimizer: keras.optimizers.Optimizer, weight: keras.Variable
     return required(optimizer, "_model_variables_moving_average")[index]
 
 
-def stored_value(variable: keras.Variable) -> tf.Variable:
-    """Returns what a variable holds, past all that its class shows in the place of it (`_value`)."""
-    return required(variable, "_value")
-
-
 def standing_for(tensor: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
-    """Lets optimizers take a tensor that a variable shows for the variable (`_unique_id`), to find what is theirs."""
-    tensor._unique_id = required(stored_value(variable), "_unique_id")
+    """Lets optimizers and checkpoints take a tensor that a variable shows for the variable, to find what is theirs.
+
+    They know it by `_unique_id`, and by `_shared_name`.
+    """
+    stored = required(variable, "_value")
+    tensor._unique_id, tensor._shared_name = required(stored, "_unique_id"), required(stored, "_shared_name")
     return tensor
 
 
