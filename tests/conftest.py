@@ -55,6 +55,7 @@ _LONG = {
         "test_sign_flips",
         "test_growing_penalty",
         "test_random_draws",
+        "test_gradient_noise",
         "test_methods_contract",
         "test_budget",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +35,20 @@ def integer(name: str, value: Any, minimum: int) -> int:
     if value < minimum:
         raise ValueError(f"Expected `{name}` to be at least {minimum}. Received: {name}={value!r}")
     return int(value)
+
+
+def number(name: str, value: Any, minimum: float) -> float:
+    """Returns a finite number of at least `minimum`.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is smaller, infinite or NaN.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be a number of at least {minimum:g}. Received: {name}={value!r}")
+    if not minimum <= value < math.inf:  # also refuses NaN
+        raise ValueError(f"Expected `{name}` to be a number of at least {minimum:g}. Received: {name}={value!r}")
+    return float(value)
 
 
 def lengths(name: str, value: Sequence[Any]) -> tuple[int, ...]:

@@ -95,6 +95,7 @@ class Method:
         pruned: What becomes of pruned weights until the training ends: "zero", "dense" for values that train on under
             the mask, or "random" for values that are drawn into some forward passes.
         draws: With what probability they are drawn.
+        noise: λ of the noise that is added to gradients in every step; 0 for none.
         penalty: What grows on the weights that are to go, if anything: then all that the cut takes is chosen early, and
             taken in the last update.
         min_per_layer: How many weights each tensor keeps at least.
@@ -114,6 +115,7 @@ class Method:
     batches: int = 1
     pruned: str = "zero"
     draws: Draws = dataclasses.field(default_factory=Draws)
+    noise: float = 0.0
     penalty: Penalty | None = None
     min_per_layer: int = 0
     granularity: str = "weight"
@@ -122,7 +124,7 @@ class Method:
     def changes_steps(self) -> bool:
         """Whether the steps of the training are others than those of a model whose masks stay."""
         counts = self.score is not None and bool(self.score.counted)
-        return counts or self.pruned != "zero" or self.penalty is not None
+        return counts or self.pruned != "zero" or self.noise > 0 or self.penalty is not None
 
 
 # Of schedules that tell themselves how many cuts there are: as a function of the last density.
@@ -171,6 +173,7 @@ METHODS = {
         end=lambda density: 1 - 1 / (UPDATES[schedules.halving](density) + 1),
         every=None,
         updates=UPDATES[schedules.halving],
+        noise=1.0,
     ),
     "greg": Method(criteria.Magnitude(), "at_end", "layer", every=5, penalty=Penalty(), min_per_layer=1),
     "greg_2": Method(

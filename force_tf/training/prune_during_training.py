@@ -67,8 +67,11 @@ class PruneDuringTraining(keras.callbacks.Callback):
         pruned: What becomes of pruned weights while the model trains: "zero"; "dense" for values that train on under
             the mask by the gradients of θ⊙m, so that they return as what they have become; or "random" for values that
             are drawn into some of the forward passes, and train in those. Whatever reads the model finds θ⊙m, and at
-            the end they are zero. Both of Keras 3 alone, and not with a swap.
+            the end they are zero. Neither goes with a swap.
         draws: With what probability they are drawn, a `Draws`; None for the method's own.
+        noise: λ of noise that every step adds to the gradient g of a tensor of N masked weights: λ·‖g‖₂/√N times
+            numbers of a standard normal distribution, at kept weights. None for the method's own: 1 for "flipout", else
+            0.
         penalty: How penalties grow on the weights that are to be pruned, a `Penalty`; None for the method's own, which
             in most is none.
         data: What `fit` takes, for gradients: each update takes the next `batches` batches of it, which are not those
@@ -121,6 +124,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
         granularity: str | Sequence[int] | None = None,
         pruned: str | None = None,
         draws: Draws | None = None,
+        noise: float | None = None,
         penalty: Penalty | None = None,
         data: Any = None,
         loss: Any = None,
@@ -144,6 +148,7 @@ class PruneDuringTraining(keras.callbacks.Callback):
             granularity=granularity,
             pruned=pruned,
             draws=draws,
+            noise=noise,
             penalty=penalty,
             data=data,
             loss=loss,

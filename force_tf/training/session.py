@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from force_tf.granularity import BoundGranularity, Plan, split
+from force_tf.granularity import BoundGranularity, Pattern, Plan, Weights, split
 from force_tf.objective.objective import Objective
 from force_tf.search.planning import make_plan
 from force_tf.training.between_updates import BetweenUpdates
 from force_tf.training.drop_and_grow import Exchange, update
+from force_tf.training.gradient_noise import GradientNoise
 from force_tf.training.growing_penalty import GrowingPenalty
 from force_tf.training.health import Health
 from force_tf.training.live_masks import LiveMasks

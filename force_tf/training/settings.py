@@ -65,6 +65,7 @@ def make_settings(
     granularity: Any,
     pruned: Any,
     draws: Any,
+    noise: Any,
     penalty: Any,
     data: Any,
     loss: Any,
@@ -88,6 +89,7 @@ def make_settings(
         min_per_layer=min_per_layer,
         pruned=pruned,
         draws=draws,
+        noise=None if noise is None else arguments.number("noise", noise, minimum=0),
         penalty=penalty,
         batches=batches,
     )
@@ -149,6 +151,11 @@ def _check_row(row: methods.Method, given: Mapping[str, Any]) -> None:
         )
     if "draws" in given and row.pruned != "random":
         raise ValueError(f'Expected `draws` with pruned="random" alone. Received: pruned={row.pruned!r}')
+    if row.noise and row.pruned != "zero":
+        raise ValueError(
+            "Expected noise=0 where pruned weights train on, which is no part of any method. "
+            f"Received: noise={row.noise:g}, pruned={row.pruned!r}"
+        )
     if row.penalty is not None:
         if row.swap is not None or row.revive or row.pruned != "zero":
             raise ValueError(

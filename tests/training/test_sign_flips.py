@@ -10,7 +10,7 @@ from force_tf import criteria
 from force_tf.callbacks import PruneDuringTraining
 from force_tf.granularity.selection import select
 from helpers.golden_training import channels_last, data, flat, steps, traced_network
-from helpers.moving_masks import X, Y, dense_model, fit, masked_weights
+from helpers.moving_masks import X, Y, dense_model, fit, keras_3_first, masked_weights
 
 
 def flips(model):
@@ -23,7 +23,7 @@ def test_the_authors_training_end_to_end(all_float64):
     rows = steps("flipout_no_noise")
     optimizer = all_float64.optimizers.SGD(0.5, momentum=0.9)
     pruned = force_tf.apply_masks(traced_network(all_float64, rows, 5e-4, optimizer))
-    pruning = PruneDuringTraining("flipout", 1 - 0.5**3, end=36)
+    pruning = PruneDuringTraining("flipout", 1 - 0.5**3, end=36, noise=0)
     counted, weights = [], []
 
     def after_step(batch, logs):
@@ -61,6 +61,7 @@ def test_the_example_by_hand():
         criteria.SignFlips(power=0)
 
 
+@keras_3_first
 def test_flips_go_on_in_a_further_fit_and_in_a_loaded_model(either_keras, tmp_path):
     def pruning():
         return PruneDuringTraining("flipout", 0.5, begin=0, end=24)
