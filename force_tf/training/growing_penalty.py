@@ -12,9 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.granularity import split
+from force_tf.layers.masking import masked
 from force_tf.training.between_updates import BetweenUpdates
 from force_tf.training.live_masks import LiveMasks
 from force_tf.training.timetable import Timetable
+
+# Penalties of groups grow no longer where those that stay are as many times larger than those that go.
+_ENOUGH = 1000.0
+_OLD = 0.9  # in the moving average of that ratio
 
 # Of the 50,000 steps in which penalties grow in the paper, and the 40,000 in which they stay.
 _PART_TO_GROW = 5 / 9
@@ -141,18 +146,24 @@ def _pull(value: tf.Tensor, strengths: tf.Tensor) -> Any:
 class GrowingPenalty(BetweenUpdates):
     """Pulls the weights that are to go to zero.
 
-    Which ones these are is remembered by the model and its files; λ follows from the time.
+    Which ones these are is remembered by the model and its files, and so is when λ has stopped to grow; else it follows
+    from the time. Of groups it stops when the mean |θ| of the weights of a tensor that stay is a thousand times that of
+    those that go, by a moving average over the updates: in all tensors (GReg-1), or in each by itself (GReg-2).
 
     Args:
         live: The model and its masks.
         penalty: How λ grows.
         choose: Returns which weights are to go, flat booleans.
+        groups: Whether they go in groups, such as channels.
     """
 
-    def __init__(self, live: LiveMasks, penalty: Penalty, choose: Callable[[], np.ndarray]):
-        self._live, self._penalty, self._choose = live, penalty, choose
+    def __init__(self, live: LiveMasks, penalty: Penalty, choose: Callable[[], np.ndarray], groups: bool):
+        self._live, self._penalty, self._choose, self._groups = live, penalty, choose, groups
         self._marks = live.remember("to_prune", tf.bool)
-        self._strengths = live.scalars(2)
+        if groups:
+            self._ratios = live.remember("penalty_ratio", tf.float32, ())
+            self._stops = live.remember("penalty_stop", tf.int32, ())  # 1 + the update at which λ stopped to grow, or 0
+        self._to_go, self._others = live.scalars(len(live.sizes)), live.scalars(1)[0]
         self._growth: Growth | None = None
         self._last = 0
         self._is_chosen = False
@@ -160,11 +171,10 @@ class GrowingPenalty(BetweenUpdates):
     def begin(self, timetable: Timetable, done: int | None) -> None:
         self._last = len(timetable.steps) - 1
         self._growth = self._penalty.growth(self._last)
-        for each, marks in zip(self._live, self._marks):
-            each.penalize(self._penalty_of(marks))
+        for each, marks, to_go in zip(self._live, self._marks, self._to_go):
+            each.penalize(self._penalty_of(marks, to_go))
         if done is None:
-            self._assign(np.zeros(sum(self._live.sizes), bool))
-            self._is_chosen = False
+            self._forget()
             return
         self._is_chosen = done == self._last or bool(self.to_prune().any())
         if done > self._growth.choice and not self._is_chosen:
@@ -174,12 +184,19 @@ class GrowingPenalty(BetweenUpdates):
                 ".weights.h5 file, or a TensorFlow checkpoint. Received: none",
                 stacklevel=2,
             )
-        self.move(done)
+        self._choose_at(done)
+        self._pull_at(done)
 
-    def _penalty_of(self, marks: tf.Variable) -> Callable[[tf.Tensor], tf.Tensor]:
+    def _forget(self) -> None:
+        self._assign(np.zeros(sum(self._live.sizes), bool))
+        self._is_chosen = False
+        for variable in [*self._ratios, *self._stops] if self._groups else []:
+            variable.assign(0)
+
+    def _penalty_of(self, marks: tf.Variable, to_go: tf.Variable) -> Callable[[tf.Tensor], tf.Tensor]:
         def penalty(value: tf.Tensor) -> tf.Tensor:
-            to_go, others = (tf.cast(tf.convert_to_tensor(each), value.dtype) for each in self._strengths)
-            return _pull(value, tf.where(tf.convert_to_tensor(marks), to_go, others))
+            strengths = (tf.cast(tf.convert_to_tensor(each), value.dtype) for each in (to_go, self._others))
+            return _pull(value, tf.where(tf.convert_to_tensor(marks), *strengths))
 
         return penalty
 
@@ -188,12 +205,39 @@ class GrowingPenalty(BetweenUpdates):
         return np.concatenate([marks.numpy().ravel() for marks in self._marks])
 
     def move(self, index: int) -> None:
+        self._choose_at(index)
+        if self._groups and self._is_chosen and index < self._last:
+            self._look(index)
+        self._pull_at(index)
+
+    def _choose_at(self, index: int) -> None:
         if index >= self._growth.choice and not self._is_chosen:
             self._assign(self._choose())
             self._is_chosen = True
-        values = (0.0, 0.0) if index == self._last else self._growth.penalties(index)  # all are pruned then
-        for variable, value in zip(self._strengths, values):
-            variable.assign(value)
+
+    def _look(self, index: int) -> None:
+        """Notes where penalties have grown enough."""
+        enough = []
+        for each, marks, ratio, stop in zip(self._live, self._marks, self._ratios, self._stops):
+            if not bool(tf.reduce_any(marks)):
+                continue  # nothing of it goes
+            now = _ratio_of_sizes(tf.convert_to_tensor(each.variable), tf.cast(each.mask, bool), marks)
+            before = float(ratio)
+            ratio.assign(_OLD * before + (1 - _OLD) * now if before else now)
+            enough.append((stop, float(ratio) >= _ENOUGH))
+        each_by_itself = self._growth.picks > 0
+        for stop, is_enough in enough:
+            if not int(stop) and (is_enough if each_by_itself else all(found for _, found in enough)):
+                stop.assign(index + 1)
+
+    def _pull_at(self, index: int) -> None:
+        for place, to_go in enumerate(self._to_go):
+            stop = int(self._stops[place]) if self._groups else 0
+            to_go.assign(self._penalties(min(index, stop - 1) if stop and index != self._last else index)[0])
+        self._others.assign(self._penalties(index)[1])
+
+    def _penalties(self, index: int) -> tuple[float, float]:
+        return (0.0, 0.0) if index == self._last else self._growth.penalties(index)  # all are pruned then
 
     def _assign(self, to_prune: np.ndarray) -> None:
         for marks, values in zip(self._marks, split(to_prune, self._live.weights)):
@@ -202,3 +246,14 @@ class GrowingPenalty(BetweenUpdates):
     def end(self) -> None:
         for each in self._live:
             each.penalize(None)
+
+
+def _ratio_of_sizes(value: tf.Tensor, kept: tf.Tensor, to_go: tf.Variable) -> tf.Tensor:
+    """Returns the mean |θ| of weights that stay, as a multiple of that of weights that are to go; at most 1e30."""
+    stays = tf.logical_and(kept, ~tf.convert_to_tensor(to_go))
+    stay, go = (tf.cast(tf.abs(masked(value, marks)), tf.float32) for marks in (stays, to_go))
+    stay, go = (
+        tf.reduce_sum(size) / tf.maximum(tf.cast(tf.math.count_nonzero(marks), tf.float32), 1.0)
+        for size, marks in ((stay, stays), (go, to_go))
+    )
+    return tf.minimum(stay / tf.maximum(go, 1e-30), 1e30)

@@ -157,6 +157,8 @@ class Session:
         between: list[BetweenUpdates] = []
         if row.score is not None and SignFlipCounter.NAME in row.score.counted:
             between.append(SignFlipCounter(live))
+        if row.noise:
+            between.append(GradientNoise(live, row.noise, settings.seed))
         if row.pruned == "dense":
             between.append(StraightThrough(live))
         if row.pruned == "random":

@@ -7,7 +7,7 @@ import pytest
 import force_tf
 from force_tf.callbacks import Penalty, PruneDuringTraining
 from helpers.golden_training import data, flat, steps, traced_network
-from helpers.moving_masks import X, Y, dense_model, fit, masked_weights, raw
+from helpers.moving_masks import X, Y, dense_model, fit, keras_3_first, masked_weights, raw
 
 TRACED = Penalty(step=0.01, ceiling=0.05)
 TRACED_2 = Penalty(step=0.01, ceiling=0.05, pick_ceiling=0.02, pick_step=0.004, recover=-0.004)
@@ -71,6 +71,7 @@ def test_the_example_by_hand(either_keras):
     np.testing.assert_array_equal(raw(model.get_layer("d").layer.kernel).ravel(), [2, 0, 0, -2])
 
 
+@keras_3_first
 def test_those_that_stay_recover_once_others_are_chosen(either_keras):
     model = four_weights(either_keras, [2, 1, 1, -2])
     penalty = Penalty(step=0.5, ceiling=1.2, pick_ceiling=0.4, pick_step=0.2, recover=-0.1)
@@ -85,6 +86,27 @@ def test_those_that_stay_recover_once_others_are_chosen(either_keras):
     assert np.count_nonzero(more) == 2
 
 
+@pytest.mark.parametrize("method", ["greg", "greg_2"])
+def test_penalties_of_groups_stop_where_those_that_go_have_become_small(either_keras, method):
+    model = four_weights(either_keras, [2, -2, 1, 1])
+    picks = {"pick_ceiling": 0.2, "pick_step": 0.2, "recover": -1e-9} if method == "greg_2" else {}
+    penalty = Penalty(step=2.1, ceiling=100.0, **picks)
+    pruning = PruneDuringTraining(method, 0.5, end=100, every=1, penalty=penalty, granularity=(2, 1))
+    found = trained_by_hand(model, pruning, 16)[:, 2]
+    size, strength, average, stopped, expected = 1.0, 0.0, None, False, []
+    stays = 2.0
+    for step in range(16):
+        average = stays / size if average is None else 0.9 * average + 0.1 * stays / size
+        strength = 0.2 if picks and not step else strength if stopped else strength + 2.1
+        stopped = average >= 1000  # in the update from which λ grows no more
+        size *= abs(1 - 0.1 * strength)
+        stays *= 1 - 0.1 * 0.2 if picks and not step else 1
+        expected.append(size)
+    np.testing.assert_allclose(np.abs(found), expected, rtol=1e-4)
+    assert stopped
+    assert strength < 30  # without a stop it were 32, and growing
+
+
 def test_short_trainings_raise_the_steps_and_long_ones_have_the_papers():
     long = Penalty().growth(18_002)
     assert (long.step, long.updates) == (1e-4, 10_001)
@@ -95,6 +117,7 @@ def test_short_trainings_raise_the_steps_and_long_ones_have_the_papers():
     assert 1 <= both.picks < both.updates <= 52
 
 
+@keras_3_first
 def test_channels_are_chosen_as_wholes_and_removed(either_keras):
     pruned = force_tf.apply_masks(dense_model(either_keras, either_keras.optimizers.SGD(0.05)))
     pruning = PruneDuringTraining("greg", 0.6, end=24, every=2, granularity="channel")
