@@ -22,13 +22,19 @@ import force_tf
 from force_tf.callbacks import PruneDuringTraining
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+import networks
 from list_flags import check_counts, check_names
 
+MLP = "mlp"
 METHODS = ["gmp", "granet", "rigl", "set", "fggp", "snip_it", "flipout", "greg", "dpf", "annealing"]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("methods", METHODS, "The methods to time.")
-flags.DEFINE_list("widths", ["1024", "1024"], "The units of the hidden layers, for 28x28 images.")
+flags.DEFINE_enum(
+    "network", MLP, [MLP, *networks.NAMES], "The network: an MLP for 28x28 images, or one for 32x32 ones."
+)
+flags.DEFINE_list("widths", ["1024", "1024"], "The units of the hidden layers of the MLP.")
+flags.DEFINE_string("optimizer", "adam", "What trains it.")
 flags.DEFINE_integer("batch_size", 128, "Samples per step, and per batch of an update.", lower_bound=1)
 flags.DEFINE_integer("steps", 20, "Steps per round: one call of `fit` of each model.", lower_bound=4)
 flags.DEFINE_integer("rounds", 10, "Rounds.", lower_bound=1)
@@ -38,12 +44,20 @@ check_counts("widths")
 
 def make(sparsity: float) -> keras.Model:
     """Returns a masked model, of random masks or of none."""
-    hidden = [keras.layers.Dense(int(width), activation="relu") for width in FLAGS.widths]
-    model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(), *hidden, keras.layers.Dense(10)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if FLAGS.network == MLP:
+        hidden = [keras.layers.Dense(int(width), activation="relu") for width in FLAGS.widths]
+        model = keras.Sequential([keras.Input(image_shape()), keras.layers.Flatten(), *hidden, keras.layers.Dense(10)])
+    else:
+        model = networks.build(FLAGS.network, image_shape(), classes=10)
+    model.compile(FLAGS.optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     if not sparsity:
         return force_tf.apply_masks(model)
     return force_tf.PruneAtInit("random", sparsity=sparsity, scope="erk").prune(model, verbose=0)
+
+
+def image_shape() -> tuple[int, int, int]:
+    """Returns height, width and channels of the images."""
+    return (28, 28, 1) if FLAGS.network == MLP else (32, 32, 3)
 
 
 def measure(method: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -67,11 +81,11 @@ def measure(method: str, x: np.ndarray, y: np.ndarray) -> None:
             steps[number, place] = watch.seconds
     taken = update_times(method, make(0.9 * swaps), x, y)
     step = np.median(steps[:, 0])
-    ratio = steps[:, 1] / steps[:, 0]
-    low, middle, high = np.percentile(ratio, (25, 50, 75))
+    low, middle, high = np.percentile(steps[:, 1] / steps[:, 0], (25, 50, 75))
+    least, usual, most = np.percentile(np.array(taken) / step, (25, 50, 75))
     print(
         f"{method:10s} step {1e3 * step:7.2f} ms; with the method {middle:.3f} of it ({low:.3f} to {high:.3f}); "
-        f"an update {1e3 * np.median(taken):7.2f} ms, {np.median(taken) / step:.2f} steps",
+        f"an update {1e3 * np.median(taken):7.2f} ms, {usual:.2f} steps ({least:.2f} to {most:.2f})",
         flush=True,
     )
 
@@ -110,10 +124,11 @@ def main(argv: list[str]) -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, Keras {keras.__version__}, "
         f"force_tf {force_tf.__version__}; CPU time; {FLAGS.rounds} rounds, "
-        f"batch {FLAGS.batch_size}, widths {'-'.join(FLAGS.widths)}"
+        f"batch {FLAGS.batch_size}, {FLAGS.optimizer}, "
+        + (f"widths {'-'.join(FLAGS.widths)}" if FLAGS.network == MLP else FLAGS.network)
     )
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(FLAGS.batch_size * max(FLAGS.steps, 5), 28, 28)).astype("float32")
+    x = rng.normal(size=(FLAGS.batch_size * max(FLAGS.steps, 5), *image_shape())).astype("float32")
     y = rng.integers(10, size=len(x))
     for method in FLAGS.methods:
         measure(method, x, y)

@@ -35,6 +35,9 @@ class Criterion(abc.ABC):
     needs_loss: ClassVar[bool] = True
     #: The float type to compute in, by a copy of the model where Keras can make one; None for the model's own.
     precision: ClassVar[str | None] = None
+    #: Whether the score needs passes of the network, or to assign its weights; False for scores of the weights' values
+    #: and of what is counted alone, which cost less while a network trains.
+    needs_network: ClassVar[bool] = True
     #: What is counted of each weight in every step of a network that trains, and found in `network.memory` then:
     #: "sign_flips".
     counted: ClassVar[tuple[str, ...]] = ()

@@ -18,6 +18,7 @@ class Magnitude(Criterion):
     """The absolute value of the weight, |θ|. Needs no data and no loss."""
 
     needs_data: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         return (tf.abs(weight) for weight in network.dense)
@@ -28,6 +29,7 @@ class Random(Criterion):
     """Uniform random scores, by the seed of the search. Needs no data and no loss."""
 
     needs_data: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         return (tf.constant(network.random.random(weight.shape, np.float32)) for weight in network.weights)

@@ -44,6 +44,11 @@ class Pool(Criterion):
         return self.first.needs_data or self.then.needs_data
 
     @property
+    def needs_network(self) -> bool:
+        """Whether one of the two scores needs passes of the network."""
+        return self.first.needs_network or self.then.needs_network
+
+    @property
     def counted(self) -> tuple[str, ...]:
         """What is counted for the two scores while a network trains."""
         return (*self.first.counted, *self.then.counted)
@@ -71,8 +76,7 @@ def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: floa
     """
     kept = np.flatnonzero(kept)
     candidates = kept[_smallest(first[kept], int(fraction * kept.size))]
-    lift = float(then.max() - then.min()) + 1.0
-    scores = then.astype(np.float64) + lift
+    scores = then + (then.max() - then.min() + 1)
     scores[candidates] = then[candidates]
     return scores
 

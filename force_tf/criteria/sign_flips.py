@@ -32,6 +32,7 @@ class SignFlips(Criterion):
 
     power: float = 2.0
     needs_data: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
     counted: ClassVar[tuple[str, ...]] = ("sign_flips",)
 
     def __post_init__(self):
@@ -41,6 +42,8 @@ class SignFlips(Criterion):
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         flips = network.memory.get("sign_flips") or [tf.zeros(weight.shape) for weight in network.weights]
         return (
-            tf.abs(weight) ** self.power / (tf.cast(count, weight.dtype) + 1)
-            for weight, count in zip(network.dense, flips)
+            self._powers(weight) / (tf.cast(count, weight.dtype) + 1) for weight, count in zip(network.dense, flips)
         )
+
+    def _powers(self, weight: tf.Tensor) -> tf.Tensor:
+        return tf.square(weight) if self.power == 2 else tf.abs(weight) ** self.power  # several times as fast

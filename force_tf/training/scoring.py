@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -90,23 +92,27 @@ class Scorer:
             batches=batches,
             masks=split(live.kept(), live.weights),
         )
-        with live.opened():
+        with self._opened():
             criterion.prepare(self._network)
 
-    def scores(self, seed: Sequence[int]) -> np.ndarray:
+    def scores(self, seed: Sequence[int], kept: np.ndarray) -> np.ndarray:
         """Returns the scores of all weights, flat.
 
         Args:
             seed: Non-negative integers, from which random scores are drawn.
+            kept: The present masks, flat booleans.
         """
-        flat = np.empty(sum(self._live.sizes), score_dtype(self._live.weights))
-        masks, dense = split(self._live.kept(), self._live.weights), self._live.values
-        with self._live.opened():
+        flat = np.empty(kept.size, score_dtype(self._live.weights))
+        masks, dense = split(kept, self._live.weights), self._live.values
+        with self._opened():
             random = np.random.default_rng(seed)
             memory = self._network.memory | {name: self._live.remember(name, tf.int32) for name in self._counted}
             network = dataclasses.replace(self._network, dense=dense, random=random, masks=masks, memory=memory)
             fill(flat, self._criterion.scores(network), self._live.weights)
         return flat
+
+    def _opened(self) -> AbstractContextManager:
+        return self._live.opened() if self._criterion.needs_network else contextlib.nullcontext()
 
 
 def update_batches(data: Any, batch_size: int, seed: int, model: Any, loss: Objective) -> UpdateBatches:

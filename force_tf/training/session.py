@@ -164,7 +164,8 @@ class Session:
         if row.pruned == "random":
             between.append(RandomDraws(live, row.draws, settings.seed))
         if row.penalty is not None:
-            self._penalty = GrowingPenalty(live, row.penalty, self._to_prune)
+            groups = not isinstance(settings.granularity, (Weights, Pattern))
+            self._penalty = GrowingPenalty(live, row.penalty, self._to_prune, groups)
             between.append(self._penalty)
         return between
 
@@ -215,7 +216,7 @@ class Session:
             each.move(index)
         before = live.kept()
         cut = None if index >= self._timetable.cuts else self._cut_at(index, before, seed)
-        moved = update(before, live.sizes, cut=cut, swap=self._swap_at(index, seed))
+        moved = update(before, live.sizes, cut=cut, swap=self._swap_at(index, before, seed))
         live.move(moved)
         dropped, grown = (int(np.count_nonzero(a & ~b)) for a, b in ((before, moved.kept), (moved.kept, before)))
         self._moved["weights_dropped"] += dropped
@@ -240,7 +241,7 @@ class Session:
         if self._penalty is not None:
             to_prune = self._penalty.to_prune()
             return lambda kept: self._granularity.used(plan, kept & ~to_prune)
-        scores = self._cut.scores((*seed, 0))
+        scores = self._cut.scores((*seed, 0), before)
 
         def cut(kept: np.ndarray) -> np.ndarray:
             marked = self._granularity.cut(plan, index + 1, scores, None if revive else kept)
@@ -253,10 +254,10 @@ class Session:
         kept, steps = self._live.kept(), len(self._plan.counts)
         if np.count_nonzero(kept) <= self._plan.counts[-1]:
             return np.zeros_like(kept)
-        scores = self._cut.scores((self._settings.seed, steps, 0))
+        scores = self._cut.scores((self._settings.seed, steps, 0), kept)
         return kept & ~self._granularity.cut(self._plan, steps, scores, kept)
 
-    def _swap_at(self, index: int, seed: tuple[int, int]) -> Exchange | None:
+    def _swap_at(self, index: int, before: np.ndarray, seed: tuple[int, int]) -> Exchange | None:
         swap, span = self._settings.row.swap, self._span
         if swap is None:
             return None
@@ -264,8 +265,7 @@ class Session:
         fraction = swap.fraction_at(self._timetable.steps[index] - span.first, last - span.first)
         if not fraction or self._timetable.steps[index] > last:
             return None
-        magnitudes = np.concatenate([np.abs(tf.convert_to_tensor(each.variable)).ravel() for each in self._live])
-        return Exchange(magnitudes, self._growth.scores((*seed, 1)), fraction, swap.round_up)
+        return Exchange(self._live.magnitudes(), self._growth.scores((*seed, 1), before), fraction, swap.round_up)
 
     def check_health(self) -> None:
         """Warns, once each, of weight tensors that keep nothing, and of a network that ignores its inputs."""
