@@ -10,7 +10,7 @@ from force_tf.callbacks import PruneDuringTraining
 from force_tf.training.methods import METHODS
 from helpers.moving_masks import X, Y, dense_model, fit, masked_weights, raw, sparse_model
 
-# What changes the steps in a way of its own, in one Keras each; gmp and rigl are killed and resumed in
+# What changes the steps in a way of its own, in one Keras each; rigl is killed and resumed in
 # test_prune_during_training_forms too.
 QUICK = {"granet": keras, "flipout": keras, "greg_2": keras, "greg": tf_keras, "dpf": tf_keras, "annealing": tf_keras}
 

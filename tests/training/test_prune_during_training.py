@@ -10,7 +10,7 @@ from force_tf import schedules
 from force_tf.callbacks import PruneDuringTraining, Swap
 from force_tf.models.keras_models import tf_variable
 from helpers.golden_training import TOTAL, channels_last, data, trace, traced_network
-from helpers.moving_masks import X, Y, dense_model, fit, flat, masked_weights, raw, sparse_model, state
+from helpers.moving_masks import X, Y, dense_model, fit, flat, keras_3_first, masked_weights, raw, sparse_model, state
 
 
 def test_gmp_of_granet_end_to_end(all_float64):
@@ -113,6 +113,7 @@ def test_a_grown_weight_is_among_those_with_the_largest_gradients(either_keras):
         assert np.array_equal(after[path], kept)
 
 
+@keras_3_first
 def test_set_grows_at_random_by_its_seed(either_keras):
     found = []
     for seed in (0, 0, 1):
@@ -149,6 +150,7 @@ def test_granet_leaves_a_weight_in_a_layer_that_it_would_empty():
     assert found == [1, 0]
 
 
+@keras_3_first
 def test_nothing_happens_without_swaps_or_cuts(either_keras):
     still, moving = sparse_model(either_keras), sparse_model(either_keras)
     fit(still)
@@ -179,6 +181,7 @@ def test_the_model_is_as_it_was_after_taking_gradients(either_keras):
         np.testing.assert_array_equal(old, new)
 
 
+@keras_3_first
 def test_several_fits_go_on_with_the_same_clock(either_keras):
     pruned = force_tf.apply_masks(dense_model(either_keras))
     for epochs in (2, 4):

@@ -6,7 +6,7 @@ import pytest
 
 import force_tf
 from force_tf.callbacks import PruneDuringTraining
-from helpers.moving_masks import X, Y, dense_model, fit, masked_weights, raw, sparse_model, state
+from helpers.moving_masks import X, Y, dense_model, fit, keras_3_first, masked_weights, raw, sparse_model, state
 from helpers.training_forms import dtype_policy
 
 
@@ -49,14 +49,23 @@ OPTIMIZERS = {
     "legacy rmsprop": lambda k: k.optimizers.legacy.RMSprop(0.01, momentum=0.9, centered=True),
 }
 KERAS_3 = {"lamb", "muon", "accumulation"}
+# What keeps its state in a way of its own; the others are tried in the slow tests.
+QUICK = {
+    "keras": {"nesterov", "amsgrad", "rmsprop", "muon", "ema", "accumulation"},
+    "tf_keras": {"ftrl", "rmsprop", "ema", "legacy sgd"},
+}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+def _optimizers():
+    for module, quick in QUICK.items():
+        for name in OPTIMIZERS:
+            if name not in KERAS_3 if module == "tf_keras" else not name.startswith("legacy"):
+                marks = [] if name in quick else pytest.mark.slow
+                yield pytest.param(module, name, marks=marks, id=f"{module}-{name}")
+
+
+@pytest.mark.parametrize(("either_keras", "name"), list(_optimizers()), indirect=["either_keras"])
 def test_optimizers(either_keras, name):
-    if either_keras is keras and name.startswith("legacy"):
-        pytest.skip("Keras 3 has no legacy optimizers")
-    if either_keras is not keras and name in KERAS_3:
-        pytest.skip("tf_keras has none of this")
     pruned = force_tf.apply_masks(dense_model(either_keras, OPTIMIZERS[name](either_keras)))
     end = 12 if name == "accumulation" else 24
     fit(pruned, PruneDuringTraining("gmp", sparsity=0.8, end=end, every=end // 3))
@@ -76,6 +85,7 @@ def test_ways_to_run_a_step(either_keras, way):
     assert [row["step"] for row in pruning.history] == [row["step"] for row in again.history]
 
 
+@keras_3_first
 def test_several_steps_at_once(either_keras):
     one, four, five = (
         sparse_model(either_keras, **({"steps_per_execution": steps} if steps > 1 else {})) for steps in (1, 4, 5)
@@ -91,7 +101,7 @@ def test_several_steps_at_once(either_keras):
     is_pruned_to(five)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_mixed_precision(either_keras, policy):
     with dtype_policy(policy, either_keras):
         sparse, dense = sparse_model(either_keras), force_tf.apply_masks(dense_model(either_keras))
@@ -135,7 +145,7 @@ def killing(module, kill_after):
     return module.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
 
 
-@pytest.mark.parametrize("pruning", [gmp, rigl])
+@pytest.mark.parametrize("pruning", [pytest.param(gmp, marks=pytest.mark.slow), rigl])
 def test_backup_and_restore(either_keras, tmp_path, pruning):
     def make():
         return force_tf.apply_masks(dense_model(either_keras)) if pruning is gmp else sparse_model(either_keras)
@@ -154,7 +164,7 @@ def test_backup_and_restore(either_keras, tmp_path, pruning):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("pruning", [gmp, rigl])
+@pytest.mark.parametrize("pruning", [pytest.param(gmp, marks=pytest.mark.slow), rigl])
 def test_a_saved_model(either_keras, tmp_path, pruning):
     def make():
         return force_tf.apply_masks(dense_model(either_keras)) if pruning is gmp else sparse_model(either_keras)
