@@ -243,12 +243,13 @@ def _structure_figure(rows: Sequence[Row]):
     for ax, name in zip(axes, names):
         for row in (row for row in rows if row["network"] == name):
             densities = [max(kept / total, 1e-6) for kept, total in row["layers"].values()]
-            ax.plot(range(1, len(densities) + 1), densities, marker=".", label=row["method"])
+            color = force_tf.plots.COLORS[_STRUCTURE_METHODS.value.index(row["method"]) % len(force_tf.plots.COLORS)]
+            ax.plot(range(1, len(densities) + 1), densities, marker=".", color=color, label=row["method"])
         ax.set_yscale("log")
         ax.set_title(f"{name}, 99.9 % sparsity")
         ax.set_xlabel("Prunable tensor")
         ax.set_ylabel("Part that is kept (none: 1e-6)")
-    axes[-1].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
