@@ -14,18 +14,22 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf import layers
-from force_tf.cost.flops import count_flops
+from force_tf.cost.flops import count_flops, takes_sparse_kernels
 from force_tf.export import export_tflite
 from force_tf.export.convert import QUANTIZATIONS
+from force_tf.export.sparse_layers import sparse_kernel_layers
 from force_tf.masks import Masks
 from force_tf.models.collapse import CollapsedError
 from force_tf.models.keras_models import array_variables, check_is_graph, input_specs, tf_variable
 from force_tf.models.prunable import all_prunable_weights
+from force_tf.models.rebuild import rebuild
 from force_tf.models.weights import PrunableWeight
 from force_tf.search.limits import BoundLimits, Limits
 from force_tf.shrinking import shrink
+from force_tf.shrinking.forecast import Forecast, Remains
 
 _CALIBRATION_ROWS = 16
+_BYTES = {None: 4, "float16": 2, "dynamic": 1, "int8": 1, "int8_io": 1}  # of a kept weight in the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +42,15 @@ class Budget(Limits):
     Args:
         flops: Multiply-adds for one sample, as `count_flops` counts them in what `shrink` leaves, zeros included.
         parameters: The kept weights that `shrink` leaves, and all its other variables: biases, scales, statistics.
+        sparse_kernels: Whether `flops` are those that a phone takes which leaves zeros out, as `count_flops(...,
+            sparse_kernels=True)` counts them: for networks that `sparse_kernel_layers` finds fit for it.
         file_bytes: Bytes of the file that `export_tflite` writes.
         quantize: The types of that file's numbers, as in `export_tflite`.
 
     Raises:
         TypeError: If a cost is no number.
-        ValueError: If none is given, one is not positive, or `quantize` is unknown or stands without `file_bytes`.
+        ValueError: If none is given, one is not positive, `quantize` is unknown or stands without `file_bytes`, or
+            `sparse_kernels` without `flops`.
 
     Example:
 
@@ -55,6 +62,7 @@ class Budget(Limits):
     parameters: float | int | None = None
     file_bytes: float | int | None = None
     quantize: str | None = None
+    sparse_kernels: bool = False
 
     def __post_init__(self):
         given = self._given()
@@ -71,6 +79,12 @@ class Budget(Limits):
             raise ValueError(f"Expected `quantize` to be one of {QUANTIZATIONS}. Received: quantize={self.quantize!r}")
         if self.quantize is not None and self.file_bytes is None:
             raise ValueError(f"Expected `file_bytes` where `quantize` is given. Received: quantize={self.quantize!r}")
+        if self.sparse_kernels not in (True, False):
+            raise TypeError(
+                f"Expected `sparse_kernels` to be True or False. Received: sparse_kernels={self.sparse_kernels!r}"
+            )
+        if self.sparse_kernels and self.flops is None:
+            raise ValueError("Expected `flops` where `sparse_kernels` is given. Received: sparse_kernels=True")
 
     def _given(self) -> dict[str, float]:
         every = {"flops": self.flops, "parameters": self.parameters, "file_bytes": self.file_bytes}
@@ -78,44 +92,93 @@ class Budget(Limits):
 
     def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundLimits:
         check_is_graph(model)
-        return _Bound(model, weights, self._given(), self.quantize)
+        return _Bound(model, weights, self)
 
 
 class _Bound(BoundLimits):
-    def __init__(self, model: Any, weights: Sequence[PrunableWeight], given: Mapping[str, float], quantize: str | None):
-        self._model, self._weights, self._quantize = model, weights, quantize
+    def __init__(self, model: Any, weights: Sequence[PrunableWeight], budget: Budget):
+        self._weights, self._quantize = weights, budget.quantize
+        self._model = rebuild(model)  # as it is before a search moves its statistics, of which constants are made
+        given = budget._given()
         self._names = list(given)
-        dense = self.costs([np.ones(weight.shape, bool) for weight in weights])
+        self._sparse_paths = _sparse_paths(model) if budget.sparse_kernels else ()
+        every = [np.ones(weight.shape, bool) for weight in weights]
+        dense = self.measured(every)
         if dense is None:
             raise ValueError(
                 f"Expected a model whose outputs depend on its inputs. Received: {model.name!r}, which has collapsed"
             )
+        self._forecast = Forecast(self._model, self._masks(every))
         self.dense = dense
         self.most = {
             name: math.floor(value * self.dense[name]) if value < 1 else int(value) for name, value in given.items()
         }
 
-    def costs(self, masks: Sequence[np.ndarray]) -> Mapping[str, int] | None:
+    def _masks(self, masks: Sequence[np.ndarray]) -> Masks:
+        """Returns masks of all weights that may be pruned: those that are not have all of theirs."""
         kept = {weight.path: mask for weight, mask in zip(self._weights, masks)}
         others = {w.path: np.ones(w.shape, bool) for w in all_prunable_weights(self._model) if w.path not in kept}
+        return Masks({**kept, **others})
+
+    def costs(self, masks: Sequence[np.ndarray]) -> Mapping[str, int] | None:
+        remains = self._forecast(self._masks(masks))
+        if remains is None:
+            return None
+        found = {}
+        if "flops" in self.most and remains.uses.others:
+            return self.measured(masks)  # products of attention, whose sizes are those of the network itself
+        if "flops" in self.most:
+            found["flops"] = remains.flops(self._seen_by_phones(remains))
+        if "parameters" in self.most:
+            found["parameters"] = remains.parameters
+        if "file_bytes" in self.most:
+            # A file is written only if it can be within the budget: it has at least the numbers of the kept weights.
+            least = _BYTES[self._quantize] * remains.kept(remains.weights).kept
+            if self.share({**found, "file_bytes": least}) <= 1:
+                return self.measured(masks)
+            found["file_bytes"] = least
+        return found
+
+    def measured(self, masks: Sequence[np.ndarray]) -> Mapping[str, int] | None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Every channel of the model")
             try:
-                small = shrink(layers.apply_masks(self._model, Masks({**kept, **others})))
+                small = shrink(layers.apply_masks(self._model, self._masks(masks)))
             except CollapsedError:
                 return None
         masks_left = layers.get_masks(small)
         plain = layers.strip_pruning(small)
         measured = {
-            "flops": lambda: count_flops(plain, {}),
+            "flops": lambda: self._flops(plain, masks_left),
             "parameters": lambda: _parameters(plain, masks_left),
             "file_bytes": lambda: _file_bytes(plain, masks_left, self._quantize),
         }
         return {name: measured[name]() for name in self._names}
 
+    def _flops(self, model: Any, masks: Masks) -> int:
+        if self._sparse_paths:
+            return count_flops(model, masks, sparse_kernels=True)
+        return count_flops(model, {})
+
+    def _seen_by_phones(self, remains: Remains) -> tuple[str, ...]:
+        """Returns the weights whose zeros take no multiply-adds."""
+        together = remains.kept(self._sparse_paths)
+        return self._sparse_paths if takes_sparse_kernels(together.kept, together.size) else ()
+
+
+def _sparse_paths(model: Any) -> tuple[str, ...]:
+    found = sparse_kernel_layers(model)
+    if not found.paths:
+        blocked = "; ".join(f"{path}: {why}" for path, why in found.blocked.items())
+        raise ValueError(
+            "Expected a model of which phones can run layers sparsely (see `sparse_kernel_layers`), or "
+            f"sparse_kernels=False. Received: {model.name!r}, with {blocked or 'no such layer'}"
+        )
+    return tuple(found.paths)
+
 
 def _parameters(model: Any, masks: Masks) -> int:
-    return sum(math.prod(variable.shape) for variable in array_variables(model)) - (masks.total - masks.kept)
+    return model.count_params() - (masks.total - masks.kept)
 
 
 def _file_bytes(model: Any, masks: Masks, quantize: str | None) -> int:

@@ -69,6 +69,11 @@ def count_flops(model: keras.Model, masks: Mapping[str, Any] | None = None, *, s
     return sum(counted.layers.values())
 
 
+def takes_sparse_kernels(kept: int, size: int) -> bool:
+    """Returns whether phones leave out the zeros of the weights that sparse kernels can take, `kept` of `size`."""
+    return 3 * (size - kept) > 2 * size
+
+
 def _seen_by_phones(model: Any, masks: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
     """Returns the masks of the weights of which a phone leaves the zeros out."""
     from force_tf.export.sparse_layers import sparse_kernel_layers  # with what only an export needs
@@ -86,8 +91,8 @@ def _seen_by_phones(model: Any, masks: Mapping[str, Any] | None) -> dict[str, np
             found[path] = np.asarray(weight) != 0
         else:
             found[path] = np.asarray(masks[path]) if path in masks else np.ones(tuple(weight.shape), bool)
-    zeros, size = sum(int(np.sum(~mask)) for mask in found.values()), sum(mask.size for mask in found.values())
-    return found if 3 * zeros > 2 * size else {}
+    kept, size = sum(int(np.sum(mask)) for mask in found.values()), sum(mask.size for mask in found.values())
+    return found if takes_sparse_kernels(kept, size) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +131,33 @@ def count_layers(model: Any, masks: Mapping[str, Any] | None = None) -> LayerCou
     return LayerCounts(counter.layers, counter.unknown)
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightUses:
+    """How the multiply-adds of a model are made up.
+
+    Attributes:
+        times: How many multiply-adds each entry of a weight takes for one sample, by the id of the variable.
+        others: The multiply-adds that are not products with weights.
+    """
+
+    times: dict[int, int]
+    others: int
+
+
+def weight_uses(model: Any) -> WeightUses:
+    """Returns how often a model uses each of its weights.
+
+    Args:
+        model: See `count_flops`.
+
+    Raises:
+        UnknownSizeError: If the count depends on an input's size that may vary.
+    """
+    counter = _Counter(model, {})
+    counter.count_graph(graph_of(model))
+    return WeightUses(counter.times, sum(counter.layers.values()) - counter.of_weights)
+
+
 def _kept_weights(model: Any, masks: Mapping[str, Any]) -> dict[int, int]:
     """Returns how many weights are kept of each variable that has a mask, by its id."""
     if isinstance(masks, Mapping) and not masks:
@@ -159,6 +191,8 @@ class _Counter:
     def __init__(self, model: Any, kept: Mapping[int, int]):
         self.layers: dict[str, int] = {}
         self.unknown: dict[str, str] = {}
+        self.times: dict[int, int] = {}
+        self.of_weights = 0
         self._model, self._kept = model, kept
         self._paths: dict[int, str] = {}
         for path, chain in walk_layers(model):
@@ -197,6 +231,8 @@ class _Counter:
         if isinstance(part, WeightUse):
             variable = weight_variable(part.layer, part.attribute)
             number = part.times * self._kept.get(id(variable), math.prod(variable.shape))
+            self.times[id(variable)] = self.times.get(id(variable), 0) + times * part.times
+            self.of_weights += times * number
         else:
             number = part.multiply_adds
         path = self._path(part.layer)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from force_tf.granularity import BoundGranularity, Plan, split
+from force_tf.granularity import Plan, split
 from force_tf.search.cut import CutFacts
 from force_tf.search.host_cut import HostCut
 from force_tf.search.limits import BoundLimits
-from force_tf.search.zero_scores import ZeroScores
 
 # How much of the budget is used up where a cut is near enough: the last one, and that which aims the schedule.
 _NEAR, _NEAR_FIRST = 0.99, 0.9
 # Costs that are counts of weights are met exactly.
 _EXACT = {"parameters"}
+Cost = Callable[[Sequence[np.ndarray]], Mapping[str, int] | None]
 
 
 class BudgetCut(HostCut):
@@ -28,29 +28,15 @@ class BudgetCut(HostCut):
     of weights that are kept.
 
     Args:
-        plan: A plan that keeps everything.
-        zeros: As for `HostCut`.
-        invert: As for `HostCut`.
-        dtype: As for `HostCut`.
-        granularity: As for `HostCut`.
+        *of_host_cut: As for `HostCut`, with a plan that keeps everything.
         limits: The budget.
         plan_to: Returns the plan of all steps that lead to a density.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        zeros: ZeroScores,
-        invert: bool,
-        dtype: type,
-        granularity: BoundGranularity,
-        *,
-        limits: BoundLimits,
-        plan_to: Callable[[float], Plan],
-    ):
-        super().__init__(plan, zeros, invert, dtype, granularity)
+    def __init__(self, *of_host_cut: Any, limits: BoundLimits, plan_to: Callable[[float], Plan]):
+        super().__init__(*of_host_cut)
         self._limits, self._plan_to = limits, plan_to
-        self._fewest = max(1, granularity.fewest(plan.weights, plan.floors))
+        self._fewest = max(1, self._granularity.fewest(self._plan.weights, self._plan.floors))
         self._done = False
 
     def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
@@ -59,15 +45,22 @@ class BudgetCut(HostCut):
         if step == 1:
             self._look_at_dense()
             units = sum(self._plan.sizes)
-            self._plan = self._plan_to(self._densest(step, eligible, _NEAR_FIRST) / units)
+            self._plan = self._plan_to(self._densest(step, eligible, _NEAR_FIRST, self._limits.costs) / units)
         self._keep = self._granularity.cut(self._plan, step, self._scores, eligible)
         if step == len(self._plan.counts) or self._limits.share(self._costs_of(self._keep)) <= 1:
             self._done = True
-            self._keep = self._cut_to(self._densest(step, eligible, _NEAR), step, eligible)
-            self.costs = self._costs_of(self._keep)
+            self._cut_last(step, eligible)
             if not self._invert:
                 self._show_last_cut(eligible)
         return self._facts(before)
+
+    def _cut_last(self, step: int, eligible: np.ndarray | None) -> None:
+        """Cuts to the densest network within the limits, which are measured in the end."""
+        for cost in (self._limits.costs, self._limits.measured):  # should a forecast have been too low
+            self._keep = self._cut_to(self._densest(step, eligible, _NEAR, cost), step, eligible)
+            self.costs = self._limits.measured(self._used_of(self._keep))
+            if self._limits.share(self.costs) <= 1:
+                return
 
     def is_last(self, step: int) -> bool:
         return self._done
@@ -76,38 +69,51 @@ class BudgetCut(HostCut):
         plan = dataclasses.replace(self._plan, counts=[count] * len(self._plan.counts))
         return self._granularity.cut(plan, step, self._scores, eligible)
 
-    def _costs_of(self, keep: np.ndarray) -> Mapping[str, int] | None:
-        used = self._granularity.used(self._plan, keep)
-        return self._limits.costs(split(used, self._plan.weights))
+    def _used_of(self, keep: np.ndarray) -> list[np.ndarray]:
+        return split(self._granularity.used(self._plan, keep), self._plan.weights)
 
-    def _densest(self, step: int, eligible: np.ndarray | None, near: float) -> int:
+    def _costs_of(self, keep: np.ndarray) -> Mapping[str, int] | None:
+        return self._limits.costs(self._used_of(keep))
+
+    def _densest(self, step: int, eligible: np.ndarray | None, near: float, cost: Cost) -> int:
         """Returns the largest number of units whose cut fits, or one near to it.
+
+        Args:
+            step: The number of the step.
+            eligible: What may be kept; None for all.
+            near: The part of the budget that is enough.
+            cost: Returns the costs under masks.
 
         Raises:
             ValueError: If none does that has not collapsed.
         """
 
-        def costs(count: int) -> Mapping[str, int] | None:
-            return self._costs_of(self._cut_to(count, step, eligible))
+        def share_of(count: int) -> tuple[float, bool]:
+            found = cost(self._used_of(self._cut_to(count, step, eligible)))
+            return self._limits.share(found), found is None
 
         low, high = self._fewest, self._most(eligible)
         is_exact = near == _NEAR and set(self._limits.most) <= _EXACT
-        at_low, at_high = costs(low), costs(high)
-        if self._limits.share(at_low) > 1:
-            raise self._impossible(at_low)
-        if self._limits.share(at_high) <= 1:
+        (at_low, is_dead), (at_high, _) = share_of(low), share_of(high)
+        if at_low > 1:
+            raise self._impossible(low, step, eligible)
+        if at_high <= 1:
             return high
+        tries = 0
         while high - low > 1:
-            middle = (low + high) // 2
-            found = costs(middle)
-            if self._limits.share(found) > 1:
+            tries += 1
+            # Costs are nearly proportional; where that does not help, halving does.
+            part = 0.5 if is_exact or tries % 2 == 0 else ((1 + near) / 2 - at_low) / (at_high - at_low)
+            middle = min(max(low + round(min(max(part, 0.1), 0.9) * (high - low)), low + 1), high - 1)
+            found, collapsed = share_of(middle)
+            if found > 1:
                 high, at_high = middle, found
                 continue
-            low, at_low = middle, found
-            if not is_exact and self._limits.share(found) >= near:
+            low, at_low, is_dead = middle, found, collapsed
+            if not is_exact and found >= near:
                 break
-        if at_low is None:
-            raise self._impossible(at_high)
+        if is_dead:
+            raise self._impossible(high, step, eligible)
         return low
 
     def _most(self, eligible: np.ndarray | None) -> int:
@@ -117,7 +123,9 @@ class BudgetCut(HostCut):
             return int(np.count_nonzero(eligible))
         return int(np.count_nonzero(self._granularity.used(self._plan, eligible)))
 
-    def _impossible(self, least: Mapping[str, int]) -> ValueError:
+    def _impossible(self, count: int, step: int, eligible: np.ndarray | None) -> ValueError:
+        """Returns the error for a budget that is below what the sparsest cut costs that has not collapsed."""
+        least = self._limits.measured(self._used_of(self._cut_to(count, step, eligible)))
         needed = ", ".join(f"{name}={cost:,}" for name, cost in least.items())
         asked = ", ".join(f"{name}={most:,}" for name, most in self._limits.most.items())
         return ValueError(

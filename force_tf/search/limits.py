@@ -40,7 +40,14 @@ class BoundLimits(abc.ABC):
 
     @abc.abstractmethod
     def costs(self, masks: Sequence[np.ndarray]) -> Mapping[str, int] | None:
-        """Returns what the network costs under masks; None if it has collapsed."""
+        """Returns what the network costs under masks, as far as it matters here; None if it has collapsed.
+
+        It may be forecast, and less than the truth where that is above the limits too.
+        """
+
+    @abc.abstractmethod
+    def measured(self, masks: Sequence[np.ndarray]) -> Mapping[str, int] | None:
+        """Returns what the network costs under masks, measured on the network itself; None if it has collapsed."""
 
     def share(self, costs: Mapping[str, int] | None) -> float:
         """Returns the largest part of a limit that is used up: at most 1 if costs are within all of them."""
