@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import inspect
-import re
-import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from force_tf.export import flatbuffer
-from force_tf.export.quiet import quiet
-from force_tf.export.samples import Signature, leaf_name, unique_names
-from force_tf.export.states import initial_states
+from force_tf.export.samples import Signature
+from force_tf.export.sizes import Sizes, sizes_of
 from force_tf.export.tensor_names import with_keras_names
-from force_tf.models.keras_models import array_variables, state_variables, tf_variable
-from force_tf.models.model_state import preserved_variables
+from force_tf.export.trace import Configure, Trace, traced
+from force_tf.models.keras_models import array_variables
 from force_tf.models.paths import layers_of
 from force_tf.models.rebuild import rebuild
 from force_tf.models.weights import variable_paths
 
-# How the converter's messages locate an operation: its name, and the path of the layer that made it.
-_FAILED_OP = re.compile(r'fused\["(\w+):", callsite\("([^"@]+)@')
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
 
 # Operations that end the whole process when TensorFlow's converter measures the ranges of their activations.
@@ -50,8 +45,16 @@ class Quantization:
     calibration: Sequence[np.ndarray] | None = None
     select_tf_ops: bool = False
 
-    def configure(self, converter: tf.lite.TFLiteConverter, signature: Signature) -> None:
-        """Tells TensorFlow's converter."""
+    @property
+    def words(self) -> str:
+        """What an error says of it."""
+        return f" with quantize={self.kind!r}" if self.kind else ""
+
+    def configuration(self, signature: Signature) -> Configure:
+        """Returns what tells TensorFlow's converter, for inputs of a signature."""
+        return lambda converter: self._configure(converter, signature)
+
+    def _configure(self, converter: tf.lite.TFLiteConverter, signature: Signature) -> None:
         # Where some operation has no integer form, it computes in float32, unless everything must be of integers.
         strict = self.kind == "int8_io" and self.calibration is not None
         known = tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if strict else tf.lite.OpsSet.TFLITE_BUILTINS
@@ -93,24 +96,43 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reference:
+    """What is worth knowing of the file of the dense model in float32.
+
+    Attributes:
+        sizes: What it takes.
+        operations: The names of its operations.
+    """
+
+    sizes: Sizes
+    operations: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Converted:
     """A file and what it is compared with.
 
     Attributes:
         content: The file, all of whose tensors are dense, and its weights named as in the model.
-        reference: The file of the dense model in float32.
+        reference: That of the dense model in float32.
         signature: The inputs of both.
         quantization: The types of numbers in `content`.
     """
 
     content: bytes
-    reference: bytes
+    reference: Reference
     signature: Signature
     quantization: Quantization
 
 
+# The dense files that were converted last: None for those that TFLite cannot express. No model is kept for it.
+_KNOWN: collections.OrderedDict[tuple[str, bool], Reference | None] = collections.OrderedDict()
+_KNOWN_AT_MOST = 64
+_LOCK = threading.Lock()
+
+
 def convert_with_reference(model: keras.Model, signature: Signature, quantization: Quantization) -> Converted:
-    """Converts a model, and the dense model that it was pruned from.
+    """Converts a model; and the dense model that it was pruned from, unless that was done before.
 
     The batch size becomes 1 where TFLite cannot express the model otherwise.
 
@@ -122,23 +144,64 @@ def convert_with_reference(model: keras.Model, signature: Signature, quantizatio
     Raises:
         ValueError: If TFLite cannot express the model.
     """
-    values = [variable.numpy() for variable in array_variables(model)]
-    dense_values = refilled(values, [_plain_name(variable) for variable in array_variables(model)])
-    in_floats = Quantization(select_tf_ops=quantization.select_tf_ops)
-    # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the pruned file.
-    reference, signature = convert_for_any_batch(model, signature, dense_values, in_floats)
-    loops = _CRASHING.intersection(flatbuffer.count_operations(flatbuffer.parse(reference)))
+    variables = array_variables(model)
+    values = [variable.numpy() for variable in variables]
+    dense_values = refilled(values, [_plain_name(variable) for variable in variables])
+    for each in _for_any_batch(signature):
+        with traced(model, each) as trace:
+            reference, dense = _reference(trace, values, dense_values, quantization.select_tf_ops)
+            if reference is None:
+                continue
+            _refuse_crashes(model, reference, quantization)
+            same = quantization.kind is None and all(value is other for value, other in zip(values, dense_values))
+            content = dense if same else None
+            if content is None:
+                content = trace.convert(values, quantization.configuration(each), quantization.words)
+        by_variable = variable_paths(model)
+        content = with_keras_names(content, [by_variable[id(variable)] for variable in variables], values)
+        return Converted(content, reference, each, quantization)
+    raise AssertionError("the last signature gives a file or an error")
+
+
+def _reference(
+    trace: Trace, values: Sequence[np.ndarray], dense_values: Sequence[np.ndarray], select_tf_ops: bool
+) -> tuple[Reference | None, bytes | None]:
+    """Returns what is worth knowing of the dense file, and that file if it had to be converted.
+
+    None if TFLite cannot express the model unless the batch size is known.
+    """
+    digest = trace.digest(values)
+    key = (digest, select_tf_ops)
+    with _LOCK:
+        if digest is not None and key in _KNOWN:
+            _KNOWN.move_to_end(key)
+            return _KNOWN[key], None
+    in_floats, found, content = Quantization(select_tf_ops=select_tf_ops), None, None
+    try:
+        # Converted rather than filled in: kernels without any weight left are merged, and so missing, in the pruned
+        # file.
+        content = trace.convert(dense_values, in_floats.configuration(trace.signature))
+    except ValueError:
+        if trace.signature.batch_size is not None:
+            raise
+    else:
+        found = Reference(sizes_of(content), frozenset(flatbuffer.count_operations(flatbuffer.parse(content))))
+    if digest is not None:
+        with _LOCK:
+            _KNOWN[key] = found
+            while len(_KNOWN) > _KNOWN_AT_MOST:
+                _KNOWN.popitem(last=False)
+    return found, content
+
+
+def _refuse_crashes(model: keras.Model, reference: Reference, quantization: Quantization) -> None:
+    loops = _CRASHING & reference.operations
     if quantization.calibration is not None and loops:
         raise ValueError(
             "Expected a model without recurrent layers, on which TensorFlow's converter crashes: pass "
             f"quantize='dynamic', or build them with unroll=True. Received: the model {model.name!r}, which becomes "
-            f"{', '.join(loops)}, with quantize={quantization.kind!r}"
+            f"{', '.join(sorted(loops))}, with quantize={quantization.kind!r}"
         )
-    same = quantization.kind is None and all(value is other for value, other in zip(values, dense_values))
-    content = reference if same else convert(model, signature, values, quantization)
-    by_variable = variable_paths(model)
-    paths = [by_variable[id(variable)] for variable in array_variables(model)]
-    return Converted(with_keras_names(content, paths, values), reference, signature, quantization)
 
 
 def _plain_name(variable) -> str:
@@ -146,23 +209,32 @@ def _plain_name(variable) -> str:
     return variable.name.rpartition("/")[-1].partition(":")[0]
 
 
+def _for_any_batch(signature: Signature) -> Iterator[Signature]:
+    """Yields the signature, and one of batch size 1 if that of the other may vary.
+
+    The lists of tensors in a recurrent layer, for one, need a batch size known beforehand. If this fails too, its error
+    names what really stands in the way.
+    """
+    yield signature
+    if signature.batch_size is None:
+        yield signature.with_batch_size(1)
+
+
 def convert_for_any_batch(
-    model: keras.Model, signature: Signature, values: Sequence[np.ndarray], quantization: Quantization = Quantization()
+    model: keras.Model, signature: Signature, values: Sequence[np.ndarray]
 ) -> tuple[bytes, Signature]:
     """Converts a model as `convert` does; the batch size becomes 1 where TFLite cannot express it otherwise."""
-    try:
-        return convert(model, signature, values, quantization), signature
-    except ValueError:
-        if signature.batch_size is not None:
-            raise
-    # The lists of tensors in a recurrent layer, for one, need a batch size known beforehand. If this fails too, its
-    # error names what really stands in the way.
-    single = signature.with_batch_size(1)
-    return convert(model, single, values, quantization), single
+    for each in _for_any_batch(signature):
+        try:
+            return convert(model, each, values), each
+        except ValueError:
+            if each.batch_size is not None:
+                raise
+    raise AssertionError("the last signature gives a file or an error")
 
 
 def convert(
-    model: keras.Model, signature: Signature, values: Sequence[np.ndarray], quantization: Quantization = Quantization()
+    model: keras.Model, signature: Signature, values: Sequence[np.ndarray], quantization: Quantization | None = None
 ) -> bytes:
     """Converts a model with the weights given, leaving the model's own weights as they are.
 
@@ -170,7 +242,7 @@ def convert(
         model: A built model that computes in float32.
         signature: The inputs of the file.
         values: An array for each variable of the model.
-        quantization: The types of the file's numbers.
+        quantization: The types of the file's numbers. None: float32.
 
     Returns:
         The content of a TFLite file, all of whose tensors are dense.
@@ -179,36 +251,9 @@ def convert(
         ValueError: If TFLite's operations cannot express the model.
         OSError: If the converter has no space for its temporary files.
     """
-    # A converted file holds what the variables hold at that moment.
-    written = ""
-    states = state_variables(model)
-    with preserved_variables(model), initial_states(states):
-        for variable, value in zip(array_variables(model), values, strict=True):
-            variable.assign(value)
-        try:
-            serve = _serving_function(model, signature)
-            function = serve.get_concrete_function(**{spec.name: spec for spec in signature.specs})
-            module = tf.Module()
-            module.serve = serve
-            module.weights = [tf_variable(variable) for variable in [*array_variables(model), *states]]
-            with quiet() as messages:
-                try:
-                    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-                    quantization.configure(converter, signature)
-                    # The file keeps the states of recurrent layers; without them, every variable is a constant.
-                    converter.experimental_enable_resource_variables = bool(states)
-                    content = converter.convert()
-                finally:
-                    written = messages()
-        except Exception as error:
-            raise ValueError(_explain(model, error, written, quantization)) from error
-    if not flatbuffer.has_signature(content):
-        # The converter goes on without the names of inputs and outputs if it cannot write its copy of the model.
-        raise OSError(
-            "Expected a temporary folder with space enough for a copy of the model. "
-            f"Received: {tempfile.gettempdir()!r}, where TensorFlow's converter could not write its copy"
-        )
-    return content
+    quantization = quantization or Quantization()
+    with traced(model, signature) as trace:
+        return trace.convert(values, quantization.configuration(signature), quantization.words)
 
 
 def refilled(values: Sequence[np.ndarray], names: Sequence[str], seed: int = 0) -> list[np.ndarray]:
@@ -230,48 +275,5 @@ def refilled(values: Sequence[np.ndarray], names: Sequence[str], seed: int = 0) 
             # An empty kernel tells nothing about its numbers; the variance of LeCun's initialization will do.
             scale = live.std() if live.size > 1 else np.sqrt(1 / np.prod(value.shape[:-1]))
             value = np.where(zero, rng.normal(live.mean() if live.size else 0.0, scale, value.shape), value)
-        dense.append(value.astype("float32") if value.dtype.kind == "f" else value)
+        dense.append(value.astype("float32", copy=False) if value.dtype.kind == "f" else value)
     return dense
-
-
-def _serving_function(model, signature: Signature):
-    @tf.function(autograph=False)
-    def serve(**inputs):
-        outputs = infer(model, signature.pack(inputs[spec.name] for spec in signature.specs))
-        return dict(zip(output_names(model, outputs), keras.tree.flatten(outputs)))
-
-    return serve
-
-
-def infer(model: keras.Model, inputs: Any) -> Any:
-    """Returns the outputs of a built model in inference mode."""
-    mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
-    return model(inputs, **mode)
-
-
-def output_names(model: keras.Model, outputs: Any) -> list[str]:
-    """Returns a name for every output tensor: its dict keys, or else the name of its layer."""
-    leaves = keras.tree.flatten_with_path(outputs)
-    layers = getattr(model, "output_names", None) or []
-    defaults = layers if len(layers) == len(leaves) else [f"output_{i}" for i in range(len(leaves))]
-    return unique_names([leaf_name(path, default) for (path, _), default in zip(leaves, defaults)])
-
-
-def _explain(model: keras.Model, error: Exception, messages: str, quantization: Quantization) -> str:
-    found = _FAILED_OP.search(messages)
-    if found is None:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        how = f" with quantize={quantization.kind!r}" if quantization.kind else ""
-        return f"Expected a model that TFLite can express{how} ({reason}). Received: the model {model.name!r}"
-    op, location = found.groups()
-    # Tracing appends numbers to the names of layers. The innermost layer made the operation; models hold it.
-    parts = [re.sub(r"_\d+$", "", part) for part in reversed(location.split("/"))]
-    names = [name for pair in zip(reversed(location.split("/")), parts) for name in pair]
-    layers = {layer.name: layer for layer in layers_of(model)}
-    layer = next((layers[name] for name in names if name in layers), None)
-    where = f"the layer {layer.name!r} ({type(layer).__name__})" if layer is not None else repr(location)
-    return (
-        "Expected a model of TFLite's built-in operations: replace a layer that needs another one, or pass "
-        "allow_select_tf_ops=True if the runtime on the device has TensorFlow's operations too. "
-        f"Received: {where} of the model {model.name!r}, which needs tf.{op}"
-    )

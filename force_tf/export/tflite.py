@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import platform
 import warnings
@@ -19,6 +18,7 @@ from force_tf.export.multiply_adds import multiply_adds
 from force_tf.export.processors import Processor, processors_in
 from force_tf.export.report import StoredTensor, TFLiteReport
 from force_tf.export.samples import Signature, flat_samples, random_samples, signature_of
+from force_tf.export.sizes import sizes_of
 from force_tf.export.sparse_kernels import clusters_of
 from force_tf.export.verify import Comparison, RunError, keras_outputs, largest
 from force_tf.layers import without_masks
@@ -33,8 +33,6 @@ from force_tf.support.files import atomic_file
 _VERIFY_SAMPLES, _CALIBRATION_SAMPLES = 1000, 500
 # Fewer tell too little of the ranges of activations.
 _MIN_CALIBRATION_SAMPLES = 10
-# That of the gzip command. Level 9 takes up to twelve times as long, on sparse integers, to save 2% of them.
-_GZIP_LEVEL = 6
 # The default tolerance relative to the largest output, by `quantize`. What integers lose depends on the model.
 _TOLERANCES = {None: 1e-3, "float16": 2e-2}
 
@@ -243,19 +241,19 @@ def _warning(report: TFLiteReport) -> str:
 
 
 def _report(path: str, converted: Converted, encoded: Encoded, samples: int, processors: Sequence[str]) -> TFLiteReport:
-    content, reference = encoded.content, converted.reference
+    content, sizes, dense = encoded.content, sizes_of(encoded.content), converted.reference.sizes
     model = flatbuffer.parse(content)
     clusters = tuple(clusters_of(model))
     comparison = encoded.comparison or Comparison(None, None, None)
     return TFLiteReport(
         path=path,
         quantize=converted.quantization.kind,
-        bytes=len(content),
-        gzip_bytes=_gzip_bytes(content),
-        zstd_bytes=_zstd_bytes(content),
-        dense_bytes=len(reference),
-        dense_gzip_bytes=_gzip_bytes(reference),
-        dense_zstd_bytes=_zstd_bytes(reference),
+        bytes=sizes.plain,
+        gzip_bytes=sizes.gzip,
+        zstd_bytes=sizes.zstd,
+        dense_bytes=dense.plain,
+        dense_gzip_bytes=dense.gzip,
+        dense_zstd_bytes=dense.zstd,
         batch_size=converted.signature.batch_size,
         max_difference=comparison.maximum,
         mean_difference=comparison.mean,
@@ -285,15 +283,3 @@ def _report(path: str, converted: Converted, encoded: Encoded, samples: int, pro
         multiply_adds=multiply_adds(model, clusters),
         verified_on=(*([platform.machine()] if encoded.comparison is not None else []), *processors),
     )
-
-
-def _gzip_bytes(content: bytes) -> int:
-    return len(gzip.compress(content, compresslevel=_GZIP_LEVEL, mtime=0))
-
-
-def _zstd_bytes(content: bytes) -> int | None:
-    try:
-        import zstandard
-    except ImportError:
-        return None
-    return len(zstandard.compress(content))

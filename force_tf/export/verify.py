@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from force_tf.export.convert import infer, output_names
 from force_tf.export.programs.child import run_program
 from force_tf.export.samples import Signature
 from force_tf.export.states import initial_states
+from force_tf.export.trace import infer, output_names
 from force_tf.models.keras_models import state_variables
 
 
