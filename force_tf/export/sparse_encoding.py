@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from force_tf.export import flatbuffer
+from force_tf.export.editing import drop_unread
 from force_tf.export.flatbuffer import Weight, made
 from force_tf.models.keras_internals.tflite_schema import schema
 
@@ -83,6 +84,7 @@ def encode(
     model = flatbuffer.parse(content)
     reasons = []
     spare: list[tuple[int, int, Weight, np.ndarray, Layout]] = []
+    widened: dict[int, schema.SubGraphT] = {}
     for weight in list(flatbuffer.weights_of(model)):
         dense_bytes = weight.size * weight.dtype.itemsize
         kept = weight.nonzero
@@ -99,7 +101,12 @@ def encode(
             readers = readers_of(model, weight.graph, weight.index)
             is_output = not readers or weight.index in weight.graph.outputs
             refusal = "an output of the file" if is_output else refuse(weight, readers)
-            if refusal is None:
+            wide = None if refusal is None or is_output else _wide_layout(weight, readers, kept, refuse)
+            if wide is not None:
+                _encode(model, _widened(weight), kept, wide)
+                widened[id(weight.graph)] = weight.graph
+                refusal = f"{wide.bytes:,} bytes as float32 instead of {dense_bytes:,}: {refusal}"
+            elif refusal is None:
                 _encode(model, weight, kept, layout)
                 at_least_one = at_least_one and weight.dtype.kind != "f"
             reasons.append(refusal or f"{layout.bytes:,} instead of {dense_bytes:,} bytes")
@@ -110,8 +117,39 @@ def encode(
                 _encode(model, weight, kept, layout)
                 reasons[number] = "one sparse tensor turns sparse kernels on"
                 break
+    for graph in widened.values():
+        drop_unread(model, graph)
     flatbuffer.drop_unused_buffers(model)
     return flatbuffer.serialize(model), reasons
+
+
+def _wide_layout(weight: Weight, readers: list[Reader], kept: np.ndarray, refuse: Callable) -> Layout | None:
+    """Returns the layout in which a weight of 16 bits that must not be sparse is smaller with 32 bits, or None."""
+    if weight.dtype != np.float16 or not all(reader.dequantized for reader in readers):
+        return None
+    outputs = set(map(int, weight.graph.outputs))
+    if any(outputs & set(map(int, operator.outputs)) for operator in _reading(weight)):
+        return None
+    layout = best_layout(kept, np.dtype("float32").itemsize)
+    if layout is None or layout.bytes + _OVERHEAD >= weight.size * weight.dtype.itemsize:
+        return None
+    direct = [dataclasses.replace(reader, dequantized=False) for reader in readers]
+    return layout if refuse(dataclasses.replace(weight, dtype=np.dtype("float32")), direct) is None else None
+
+
+def _widened(weight: Weight) -> Weight:
+    """Gives a weight of 16 bits, with the values that it has, 32 bits, and those who read it dequantized read it."""
+    for dequantize in _reading(weight):
+        weight.graph.operators = [operator for operator in weight.graph.operators if operator is not dequantize]
+        for operator in weight.graph.operators:
+            operator.inputs = [weight.index if i == dequantize.outputs[0] else i for i in operator.inputs]
+    weight.tensor.type = schema.TensorType.FLOAT32
+    values = weight.values.astype("float32")
+    return dataclasses.replace(weight, dtype=values.dtype, buffer=made(schema.BufferT, data=values.view(np.uint8)))
+
+
+def _reading(weight: Weight) -> list[schema.OperatorT]:
+    return [operator for operator in weight.graph.operators if weight.index in operator.inputs]
 
 
 def readers_of(model: schema.ModelT, graph: schema.SubGraphT, index: int, dequantized: bool = False) -> list[Reader]:
