@@ -50,8 +50,9 @@ def start(
     sparsity: float,
     batch: int,
     seed: int,
-    fit: Callable[[Any], Any],
-    folder: str,
+    fit: Callable[[Any], Any] | None = None,
+    folder: str | None = None,
+    layers: Any = None,
 ) -> Start:
     """Returns what a training by a method of `NAMES` begins with.
 
@@ -62,14 +63,15 @@ def start(
         sparsity: The fraction of the prunable weights to remove.
         batch: Images in a batch of the search, and of the gradients of an update.
         seed: Seed of the masks and of these batches.
-        fit: Trains a network as all are trained here, and returns its test errors.
-        folder: Where the rounds of a ticket are kept until it is found.
+        fit: For a ticket: trains a network as all are trained here, and returns its test errors.
+        folder: For a ticket: where its rounds are kept until it is found.
+        layers: Which layers to prune, as `PruneAtInit` takes them; not for a ticket.
     """
     if method == "dense":
         return Start(network, [], {})
     if method in (*AT_INIT, *MORE_AT_INIT):
         begin = time.process_time()
-        masks = find_masks(method, network, data, sparsity, batch, seed)
+        masks = find_masks(method, network, data, sparsity, batch, seed, layers)
         facts = {"kept": masks.kept, "total": masks.total, "search_seconds": time.process_time() - begin}
         return Start(force_tf.apply_masks(network, masks), [], facts)
     if method == TICKET:
@@ -91,9 +93,10 @@ def start(
     )
     if method in (*_GROW_AND_DROP, "granet_st"):
         before = 0.5 if method == "granet_st" else sparsity
-        masks = find_masks("random_erk", network, data, before, batch, seed)
+        masks = find_masks("random_erk", network, data, before, batch, seed, layers)
         return Start(force_tf.apply_masks(network, masks), [pruning], {})
-    return Start(force_tf.apply_masks(network), [pruning], {})
+    all_kept = None if layers is None else find_masks("random", network, data, 0.0, batch, seed, layers)
+    return Start(force_tf.apply_masks(network, all_kept), [pruning], {})
 
 
 def end(model: Any, callbacks: list[Any], data: image_data.ImageData) -> dict[str, Any]:
@@ -108,7 +111,9 @@ def end(model: Any, callbacks: list[Any], data: image_data.ImageData) -> dict[st
     return facts
 
 
-def find_masks(method: str, network: Any, data: Any, sparsity: float, batch: int, seed: int) -> force_tf.Masks:
+def find_masks(
+    method: str, network: Any, data: Any, sparsity: float, batch: int, seed: int, layers: Any = None
+) -> force_tf.Masks:
     """Returns the masks of a method that prunes at initialization; the other arguments are those of `start`."""
-    pruner = force_tf.PruneAtInit(sparsity=sparsity, seed=seed, **_SETTINGS.get(method, {"method": method}))
+    pruner = force_tf.PruneAtInit(sparsity=sparsity, layers=layers, seed=seed, **_SETTINGS.get(method, {"method": method}))
     return pruner.find_masks(network, data.train_batches(batch, seed), cross_entropy(network), verbose=0)

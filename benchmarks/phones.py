@@ -4,10 +4,8 @@
 
 Networks of `keras.applications` with random weights, and a detector: dense, with random zeros in the layers that
 `sparse_kernel_layers` names, and dense in 8 bits. Each file runs on emulated processors, which
-`tools/setup_emulators.py` sets up first where they are missing (Debian, root), and on this machine. An emulator
-computes vector instructions one by one: its times tell which of two files does less work, not what a phone needs. Times
-are of the processor, the least of some calls, so that other work on the machine matters little. What --output holds is
-not measured again.
+`tools/setup_emulators.py` sets up first where they are missing (Debian, root), and on this machine. `emulated.py` says
+what its times mean. What --output holds is not measured again.
 """
 
 from __future__ import annotations
@@ -18,21 +16,18 @@ import json
 import os
 import pathlib
 import platform
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
 
+import emulated
 import keras
 import numpy as np
 from absl import app, flags
 from batch_statistics import set_statistics
 
 import force_tf
-from force_tf.export.processors import processors_in
-from force_tf.export.programs.child import run_program
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 from list_flags import check_counts, check_fractions, check_names
@@ -40,11 +35,13 @@ from list_flags import check_counts, check_fractions, check_names
 layers = keras.layers
 APPLICATIONS = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
 DETECTOR = "detector on MobileNetV2"
-_THIS = "this machine"
 
 _NETWORKS = flags.DEFINE_list("networks", [*APPLICATIONS, DETECTOR], "Networks to measure.")
 _SIZES = flags.DEFINE_list("sizes", ["96"], "Heights and widths of their images.")
 _SPARSITIES = flags.DEFINE_list("sparsities", ["0.9", "0.7", "0.8", "0.95"], "Fractions of the weights to remove.")
+_BLOCKS = flags.DEFINE_list(
+    "blocks", ["1"], "Output channels that are pruned as one; more than 1 at the first sparsity."
+)
 _FLOAT16 = flags.DEFINE_bool("float16", True, "Whether to measure files of 16 bits too, at the first sparsity.")
 _INT8 = flags.DEFINE_bool("int8", True, "Whether to measure dense files of 8 bits too.")
 _EMULATORS = flags.DEFINE_string("emulators", ".emulators", "The folder of emulated processors; empty: none.")
@@ -58,21 +55,21 @@ check_fractions("sparsities")
 def main(argv: list[str]) -> None:
     del argv
     folder = _EMULATORS.value or None
-    if folder is not None:
-        tool = pathlib.Path(__file__).resolve().parents[1] / "tools" / "setup_emulators.py"
-        subprocess.run([sys.executable, str(tool), folder], check=True)
+    emulated.set_up(folder)
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-    variants = [(None, 0.0)] + [(None, float(sparsity)) for sparsity in _SPARSITIES.value]
-    variants += [("float16", float(_SPARSITIES.value[0]))] * _FLOAT16.value + [("int8", 0.0)] * _INT8.value
+    first = float(_SPARSITIES.value[0])
+    variants = [(None, 0.0, 1)] + [(None, float(sparsity), 1) for sparsity in _SPARSITIES.value]
+    variants += [("float16", first, 1)] * _FLOAT16.value + [("int8", 0.0, 1)] * _INT8.value
+    variants += [(None, first, block) for block in map(int, _BLOCKS.value) if block > 1]
     # The most telling ones of all networks first.
-    for quantize, sparsity in variants:
+    for quantize, sparsity, block in variants:
         for name in _NETWORKS.value:
             for size in map(int, _SIZES.value):
-                key = {"network": name, "size": size, "quantize": quantize, "sparsity": sparsity}
+                key = {"network": name, "size": size, "quantize": quantize, "sparsity": sparsity, "block": block}
                 if any(key.items() <= row.items() for row in rows):
                     continue
-                rows.append(key | measure(name, size, quantize, sparsity, folder))
+                rows.append(key | measure(name, size, quantize, sparsity, block, folder))
                 with output.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
                 keras.backend.clear_session()
@@ -106,13 +103,18 @@ def detector(size: int) -> keras.Model:
     return keras.Model(backbone.input, outputs, name="detector")
 
 
-def measure(name: str, size: int, quantize: str | None, sparsity: float, folder: str | None) -> dict[str, Any]:
+def measure(
+    name: str, size: int, quantize: str | None, sparsity: float, block: int, folder: str | None
+) -> dict[str, Any]:
     """Returns what a file does: bytes, multiply-adds, differences and times."""
     model = build(name, size)
     x = np.random.default_rng(0).standard_normal((16, size, size, 3)).astype("float32")
     if sparsity:
         selected = force_tf.sparse_kernel_layers(model)
-        pruner = force_tf.PruneAtInit(method="random", sparsity=sparsity, scope="layer", layers=selected, seed=0)
+        granularity = "weight" if block == 1 else (1, block)
+        pruner = force_tf.PruneAtInit(
+            method="random", sparsity=sparsity, scope="layer", granularity=granularity, layers=selected, seed=0
+        )
         masks = pruner.find_masks(model, verbose=0)
         model = force_tf.strip_pruning(force_tf.apply_masks(model, masks))
     set_statistics(model, x)
@@ -128,31 +130,23 @@ def measure(name: str, size: int, quantize: str | None, sparsity: float, folder:
             verify_on=folder,
             verbose=False,
         )
-        times = {item.name: milliseconds(path, _RUNS.value, 1, item.python) for item in processors_in(folder)}
-        times[_THIS] = milliseconds(path, 50, 5)
+        times = emulated.times(path, folder, _RUNS.value)
     counts = report.multiply_adds
     row = {"bytes": report.bytes, "difference": report.max_difference, "rewrites": report.rewrites, "times": times}
     row |= {"dense_multiply_adds": counts.dense, "multiply_adds": counts.on_phones}
     return row
 
 
-def milliseconds(path: str, runs: int, warm_up: int, python: tuple[str, ...] = (sys.executable,)) -> float:
-    """Returns the least processor time of a call."""
-    settings = {"path": path, "threads": 1, "runs": runs, "delegate": True, "warm_up": warm_up}
-    result = run_program("time_calls.py", settings, python)
-    if "failure" in result:
-        raise RuntimeError(result["failure"])
-    return min(result["processor_milliseconds"])
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Returns a Markdown table; ratios are those of the dense float32 file's time to that of the file."""
-    processors = sorted({name for row in rows for name in row["times"]} - {_THIS})
+    processors = sorted({name for row in rows for name in row["times"]} - {emulated.THIS})
     heads = ["network", "file", *(f"{name}: ms (times less)" for name in processors), "PC, ms", "kB", "multiply-adds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     order = {name: place for place, name in enumerate([*APPLICATIONS, DETECTOR])}
     kinds = [None, "float16", "int8"]
-    for row in sorted(rows, key=lambda r: (order[r["network"]], r["size"], kinds.index(r["quantize"]), r["sparsity"])):
+    for row in sorted(
+        rows, key=lambda r: (order[r["network"]], r["size"], kinds.index(r["quantize"]), r["sparsity"], r["block"])
+    ):
         dense = next(
             (
                 other
@@ -162,11 +156,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             ),
             row,
         )
-        cells = [f"{row['network']} {row['size']}", f"{row['quantize'] or 'float32'}, {row['sparsity']:.0%}"]
+        blocks = f" in blocks of {row['block']}" if row["block"] > 1 else ""
+        cells = [f"{row['network']} {row['size']}", f"{row['quantize'] or 'float32'}, {row['sparsity']:.0%}{blocks}"]
         for name in processors:
             time = row["times"].get(name)
             cells.append("–" if time is None else f"{time:,.0f} ({dense['times'][name] / time:.1f})")
-        cells.append(f"{row['times'][_THIS]:.2f}")
+        cells.append(f"{row['times'][emulated.THIS]:.2f}")
         cells += [f"{row['bytes'] / 1000:,.0f}", f"{row['multiply_adds'] / 1e6:,.1f} M"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

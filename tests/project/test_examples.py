@@ -92,7 +92,7 @@ def test_prune_for_phones(tmp_path):
 @pytest.mark.slow
 def test_phones_prints_a_table_and_goes_on(tmp_path):
     output = tmp_path / "phones.jsonl"
-    key = {"network": "MobileNetV2", "size": 96, "quantize": None}
+    key = {"network": "MobileNetV2", "size": 96, "quantize": None, "block": 1}
     more = {"bytes": 2_000_000, "multiply_adds": 1e6, "rewrites": {}, "difference": 0.0}
     times = [{"arm": 1000.0, "this machine": 5.0}, {"arm": 250.0, "this machine": 5.5}]
     lines = [{**key, **more, "sparsity": sparsity, "times": each} for sparsity, each in zip((0.0, 0.9), times)]
@@ -101,6 +101,24 @@ def test_phones_prints_a_table_and_goes_on(tmp_path):
     result = run("benchmarks/phones.py", *names, f"--output={output}")
     assert result.returncode == 0, result.stderr
     assert "| MobileNetV2 96 | float32, 90% | 250 (4.0) | 5.50 | 2,000 | 1.0 M |" in result.stdout
+
+
+@pytest.mark.slow
+def test_phone_accuracy_trains_exports_and_goes_on(tmp_path):
+    output, plot = tmp_path / "accuracy.jsonl", tmp_path / "accuracy.png"
+    few = ("--dataset=digits", "--limit=128", "--test_limit=128", "--epochs=1", "--networks=MobileNet")
+    ways = ("--sparsities=0.9", "--channel_sparsities=0.5", f"--output={output}", f"--plot={plot}")
+    result = run("benchmarks/phone_accuracy.py", *few, *ways, "--methods=dense,snip")
+    assert result.returncode == 0, result.stderr
+    result = run("benchmarks/phone_accuracy.py", *few, *ways, "--methods=dense,snip,channels")
+    assert result.returncode == 0, result.stderr
+    dense, snip, channels = (json.loads(line) for line in output.read_text().splitlines())
+    assert (dense["method"], snip["method"], channels["method"]) == ("dense", "snip", "channels")
+    assert snip["files"]["float32"]["multiply_adds"] < 0.25 * dense["files"]["float32"]["multiply_adds"]
+    assert list(channels["files"]) == ["float32", "int8"]
+    assert channels["files"]["float32"]["bytes"] < dense["files"]["float32"]["bytes"]
+    assert "| MobileNet | SNIP | 90% | float32 |" in result.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
