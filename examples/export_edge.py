@@ -8,6 +8,9 @@ stored by their absence, also with all of them, to show the difference. The outp
 of a large network.
 
 Without --data, everything but the accuracy can be measured; the 8-bit files then have guessed ranges.
+
+Phones have kernels that leave the zeros of 1x1 convolutions out. With --sparse_kernels=auto, files of 32 and 16 bits
+are rewritten for these where that costs next to nothing elsewhere; "on phones" counts the multiply-adds that are left.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from force_tf.export import TFLiteReport
 
 _QUANTIZATIONS = {"float32": None, **{name: name for name in ("float16", "dynamic", "int8", "int8_io")}}
 _CALIBRATED = ("int8", "int8_io")
+_CHOICES = {"auto": "auto", "true": True, "false": False}
 
 _MODEL = flags.DEFINE_string("model", None, "The model: a .keras or .h5 file, pruned by force_tf or plain.")
 _KERAS = flags.DEFINE_enum("keras", None, KERASES, "The Keras to load it with. Default: the one that saved it.")
@@ -53,6 +57,12 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the files, the table and the plot go. Default: runs/export_<name of the model's file>."
 )
 _VARIANTS = flags.DEFINE_list("variants", list(_QUANTIZATIONS), f"Kinds of files, of {', '.join(_QUANTIZATIONS)}.")
+_SPARSE_KERNELS = flags.DEFINE_enum(
+    "sparse_kernels",
+    "auto",
+    list(_CHOICES),
+    "Whether to rewrite files of 32 and 16 bits for phones' sparse kernels. true: an error says what is in the way.",
+)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of the TFLite interpreter.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 50, "Timed calls of each file, in each mode.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random inputs.", lower_bound=0)
@@ -71,7 +81,10 @@ _dense       the same numbers with every zero in place, where the file above it 
 latency      median of {runs} calls of one sample, in {runtime} with its default delegate; threads: {threads}
 no delegate  the same with the runtime's own kernels
 difference   the largest one of outputs from those of the Keras model
+on phones    multiply-adds of one sample that a phone computes; the files do {dense:,} on a PC
 same class   for how many samples the largest output is that of the same class
+
+Phones' sparse kernels: {sparse_kernels}
 
 In {folder}: the files, the table as results.json and results.csv, and variants.png
 """
@@ -93,6 +106,7 @@ class Variant:
     peak_memory_bytes: int | None = None
     max_difference: float | None = None
     top_class_agreement: float | None = None
+    phone_multiply_adds: int | None = None
     accuracy: float | None = None
     failure: str | None = None
 
@@ -119,10 +133,9 @@ def run() -> None:
         )
     print(f"\n{_table(variants, reports[0])}")
     _save(variants, reports[0], accuracy, data, folder)
-    print(
-        _CLOSING.format(runs=_RUNS.value, threads=_THREADS.value, runtime=reports[0].runtime, folder=folder.path),
-        end="",
-    )
+    told = {"runtime": reports[0].runtime, "sparse_kernels": reports[0].sparse_kernels}
+    told |= {"dense": reports[0].multiply_adds.dense, "folder": folder.path}
+    print(_CLOSING.format(runs=_RUNS.value, threads=_THREADS.value, **told), end="")
 
 
 def _keras_accuracy(model: keras.Model, data: model_data.ModelData) -> float | None:
@@ -163,6 +176,7 @@ def _write(variant: Variant, model: keras.Model, data: model_data.ModelData, fol
             folder / name,
             quantize=variant.quantize,
             sparse=False if variant.dense else "auto",
+            sparse_kernels=_sparse_kernels(variant),
             representative_data=data.calibration,
             verify_data=data.compared,
             verbose=False,
@@ -176,11 +190,18 @@ def _write(variant: Variant, model: keras.Model, data: model_data.ModelData, fol
     return report
 
 
+def _sparse_kernels(variant: Variant) -> bool | str:
+    """Returns what was asked for, where a file may have sparse kernels at all."""
+    may = not variant.dense and variant.quantize in (None, "float16")
+    return _CHOICES[_SPARSE_KERNELS.value] if may else "auto"
+
+
 def _note_report(variant: Variant, report: TFLiteReport) -> None:
     variant.bytes, variant.gzip_bytes, variant.zstd_bytes = report.bytes, report.gzip_bytes, report.zstd_bytes
     variant.ratio = report.dense_bytes / report.bytes
     variant.max_difference = report.max_difference
     variant.top_class_agreement = report.top_class_agreement
+    variant.phone_multiply_adds = report.multiply_adds.on_phones
 
 
 def _measure(variant: Variant, model: keras.Model, data: model_data.ModelData, path: pathlib.Path) -> None:
@@ -204,6 +225,7 @@ _COLUMNS = {
     "latency": ("latency_ms", "{:.3f} ms"),
     "no delegate": ("latency_without_delegate_ms", "{:.3f} ms"),
     "difference": ("max_difference", "{:.1e}"),
+    "on phones": ("phone_multiply_adds", "{:,}"),
     "same class": ("top_class_agreement", "{:.1%}"),
     "accuracy": ("accuracy", "{:.2%}"),
 }
@@ -247,6 +269,8 @@ def _save(
         "unpruned_gzip_bytes": report.dense_gzip_bytes,
         "unpruned_zstd_bytes": report.dense_zstd_bytes,
         "runtime": report.runtime,
+        "multiply_adds": report.multiply_adds.dense,
+        "sparse_kernels": report.sparse_kernels,
         **{flag.name: flag.value for flag in (_THREADS, _RUNS, _SEED)},
         "variants": rows,
     }
