@@ -90,6 +90,7 @@ def test_a_pruned_classifier_in_three_kinds(tmp_path):
     assert (folder / "variants.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_does_not_keep_the_others(tmp_path):
     import tf_keras
 

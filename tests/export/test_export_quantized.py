@@ -161,7 +161,11 @@ def test_a_kind_of_operation_that_the_runtime_cannot_run_sparsely_is_found_by_ru
     assert report.max_difference < 2e-3
 
 
-@pytest.mark.parametrize("form", ["array", "tuple", "dataset", "endless generator", "PyDataset"])
+# All forms are read by one function, which other tests see as well.
+_SLOWER = [pytest.param(form, marks=pytest.mark.slow) for form in ("tuple", "dataset", "endless generator")]
+
+
+@pytest.mark.parametrize("form", ["array", "PyDataset", *_SLOWER])
 def test_representative_and_verify_data_come_in_every_form_that_fit_takes(form, tmp_path):
     x, y = images(32), np.zeros(32)
 
@@ -233,7 +237,7 @@ def run_again(model, path, x):
     return run(path, x)
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int8_io"])
+@pytest.mark.parametrize("quantize", ["int8", pytest.param("int8_io", marks=pytest.mark.slow)])
 def test_recurrent_layers_whose_conversion_would_crash_are_refused(either_keras, quantize, tmp_path):
     layers = either_keras.layers
     model = either_keras.Sequential([either_keras.Input((5, 6)), layers.LSTM(8)])

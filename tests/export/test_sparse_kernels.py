@@ -185,3 +185,22 @@ def test_what_is_no_tflite_file(tmp_path):
         (tmp_path / "model.tflite").write_bytes(content)
         with pytest.raises(ValueError, match=r"Expected a TFLite file. Received: .*which is none, or is damaged"):
             force_tf.check_tflite(tmp_path / "model.tflite")
+
+
+def test_blocks_run_along_the_output_channels_of_a_file(either_keras, tmp_path):
+    """The kernels take channels 2i and 2i + 1, or four, of one input at once: rows of the file's (out, …, in)."""
+    layers = either_keras.layers
+    stack = [layers.Conv2D(8, 1, use_bias=False), layers.BatchNormalization(), layers.GlobalAveragePooling2D()]
+    model = either_keras.Sequential([either_keras.Input((4, 4, 6)), *stack, layers.Dense(12)])
+    for block in (2, 4):
+        pruner = force_tf.PruneAtInit("random", 0.5, granularity=(1, block), layers=lambda layer: True, seed=0)
+        path = tmp_path / "model.tflite"
+        force_tf.export_tflite(pruner.prune(model, verbose=0), path, sparse=False, verbose=False)
+        for shape in ((8, 1, 1, 6), (12, 8)):
+            (weight,) = (
+                item for item in flatbuffer.weights_of(flatbuffer.parse(path.read_bytes())) if item.shape == shape
+            )
+            kept = weight.nonzero.reshape(shape[0] // block, block, shape[-1])
+            assert (kept == kept[:, :1]).all()
+            assert not (kept[..., ::2] == kept[..., 1::2]).all(), "not along the inputs as well"
+            assert 0.4 < kept.mean() < 0.6
