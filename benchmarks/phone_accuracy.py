@@ -46,7 +46,7 @@ import force_tf
 
 CHANNELS = "channels"
 _METHODS_KNOWN = ("dense", "force", "snip", "gmp", CHANNELS)
-_LABELS = {"force": "FORCE", "snip": "SNIP", "gmp": "GMP", CHANNELS: "channels removed"}
+_LABELS = {"force": "FORCE", "snip": "SNIP", "gmp": "GMP", CHANNELS: "channels"}
 _BATCH, _CALIBRATION = 128, 200
 
 _NETWORKS = flags.DEFINE_list("networks", list(mobilenets.NAMES), "Networks to train.")
@@ -205,27 +205,30 @@ def _mean(files: list[dict[str, Any]], name: str) -> float:
 
 
 def figure(rows: list[dict[str, Any]]) -> Any:
-    """Returns the plot of accuracy over time, a panel for each network; bars go from the worst to the best seed."""
+    """Returns the plot of accuracy over time, a panel for each network; bars go from the worst to the best seed.
+
+    Of the points of a line the left one, which takes less time, has more zeros.
+    """
     processor = next(iter(rows[0]["files"]["float32"]["times"]))
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    drawn, axes = new_figure(len(networks), width=5.2, height=3.6, below=True)
+    drawn, axes = new_figure(len(networks), width=6.4, height=3.6, below=True)
+    labels: dict[str, int] = {}
     for network, ax in zip(networks, axes):
         lines: dict[str, list[tuple[float, float, float, float, float]]] = {}
         for (of, method, sparsity, kind), files, _ in points(rows):
             if of != network:
                 continue
-            label = f"{_LABELS.get(method, 'dense')}, 8 bits" if kind == "int8" else _LABELS.get(method, "dense")
+            label = f"{_LABELS.get(method, 'dense')} in int8" if kind == "int8" else _LABELS.get(method, "dense")
             accuracies = [100 * file["accuracy"] for file in files]
             milliseconds = float(np.mean([file["times"][processor] for file in files]))
             mean = float(np.mean(accuracies))
             lines.setdefault(label, []).append((milliseconds, mean, min(accuracies), max(accuracies), sparsity))
-        for number, (label, found) in enumerate(sorted(lines.items())):
+        for label, found in lines.items():
+            number = labels.setdefault(label, len(labels))
             x, y, low, high, sparsity = map(np.array, zip(*sorted(found)))
-            style = {"marker": "osD^vPX"[number % 7], "markersize": 8, "capsize": 3}
-            ax.errorbar(x, y, (y - low, high - y), label=label, **style)
-            for each in zip(x, y, sparsity):
-                if each[2]:
-                    ax.annotate(f"{each[2]:.0%}", each[:2], (5, -13), textcoords="offset points")
+            zeros = ", ".join(f"{each:.0%}" for each in sorted(sparsity) if each)
+            style = {"marker": "osD^vPX"[number % 7], "color": force_tf.plots.COLORS[number % 7], "markersize": 8}
+            ax.errorbar(x, y, (y - low, high - y), label=f"{label} ({zeros})" if zeros else label, **style)
         ax.set(title=network, xlabel=f"Milliseconds on {processor}", ylabel="Test accuracy (%)")
         ax.set_xlim(left=0)
         ax.grid(color="0.9")
