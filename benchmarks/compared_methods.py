@@ -115,5 +115,7 @@ def find_masks(
     method: str, network: Any, data: Any, sparsity: float, batch: int, seed: int, layers: Any = None
 ) -> force_tf.Masks:
     """Returns the masks of a method that prunes at initialization; the other arguments are those of `start`."""
-    pruner = force_tf.PruneAtInit(sparsity=sparsity, layers=layers, seed=seed, **_SETTINGS.get(method, {"method": method}))
+    pruner = force_tf.PruneAtInit(
+        sparsity=sparsity, layers=layers, seed=seed, **_SETTINGS.get(method, {"method": method})
+    )
     return pruner.find_masks(network, data.train_batches(batch, seed), cross_entropy(network), verbose=0)

@@ -40,6 +40,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from figures import new_figure
+from list_flags import check_fractions, check_names
 from training import cross_entropy, train
 
 import force_tf
@@ -66,10 +67,10 @@ _THREADS = flags.DEFINE_integer("threads", None, "Threads for TensorFlow. Defaul
 _OUTPUT = flags.DEFINE_string("output", "phone_accuracy.jsonl", "A file with a line for each training.")
 _PLOT = flags.DEFINE_string("plot", None, "Where the plot goes. Default: none is drawn.")
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing; print and draw what there is.")
-for _names, _known in (("networks", mobilenets.NAMES), ("methods", _METHODS_KNOWN)):
-    flags.register_validator(
-        _names, lambda values, known=_known: set(values) <= set(known), f"expected some of {', '.join(_known)}."
-    )
+check_names("networks", mobilenets.NAMES)
+check_names("methods", _METHODS_KNOWN)
+check_fractions("sparsities")
+check_fractions("channel_sparsities")
 
 
 def main(argv: list[str]) -> None:
@@ -211,7 +212,7 @@ def figure(rows: list[dict[str, Any]]) -> Any:
     """
     processor = next(iter(rows[0]["files"]["float32"]["times"]))
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    drawn, axes = new_figure(len(networks), width=6.4, height=3.6, below=True)
+    drawn, axes = new_figure(len(networks))
     labels: dict[str, int] = {}
     for network, ax in zip(networks, axes):
         lines: dict[str, list[tuple[float, float, float, float, float]]] = {}

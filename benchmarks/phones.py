@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 from typing import Any
 
@@ -50,6 +51,7 @@ _RUNS = flags.DEFINE_integer("runs", 3, "Timed calls of each file on an emulated
 check_names("networks", (*APPLICATIONS, DETECTOR))
 check_counts("sizes", 32)
 check_fractions("sparsities")
+check_counts("blocks")
 
 
 def main(argv: list[str]) -> None:

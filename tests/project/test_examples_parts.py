@@ -23,6 +23,8 @@ import networks
 import run_folder
 import training
 
+import force_tf
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -255,3 +257,12 @@ def test_every_list_flag_is_checked():
         source = path.read_text()
         lists = set(re.findall(r'DEFINE_list\(\s*"(\w+)"', source))
         assert lists <= set(re.findall(r'check_\w+\("(\w+)"', source)), path.name
+
+
+def test_compared_methods_prune_the_layers_that_they_are_given():
+    data = image_data.load("digits", limit=96)
+    network = networks.build("lenet_300_100", data.input_shape, data.classes)
+    for method, kept in (("gmp", 30_000), ("random", 12_000)):
+        started = compared_methods.start(method, network, data, sparsity=0.6, batch=32, seed=0, layers=["dense_2"])
+        masks = force_tf.get_masks(started.model)
+        assert (list(masks), masks.kept) == (["dense_2/kernel"], kept), method
