@@ -74,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _amount(text: str) -> float | int:
-    return int(text) if text.strip().isdecimal() else float(text)
+    try:
+        return int(text) if text.strip().isdecimal() else float(text)
+    except ValueError:
+        message = f"expected a fraction below 1 or a number, such as 0.25 or 50000. Received: {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 # What `add_subparsers` returns has no public type: below it is Any.

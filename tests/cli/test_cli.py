@@ -180,6 +180,10 @@ def test_wrong_options_end_with_2(capsys):
         main(["prune", "model.keras"])
     assert ended.value.code == 2
     assert "OUTPUT" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["prune", "model.keras", "small.keras", "--flops=half"])
+    assert ended.value.code == 2
+    assert "--flops: expected a fraction below 1 or a number" in capsys.readouterr().err
 
 
 def test_an_interruption_ends_with_130(folder, monkeypatch, capsys):
