@@ -8,7 +8,18 @@ from helpers.golden_cases import build, load, pruner_for, settings, tags
 pytestmark = pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")  # some official masks do collapse
 
 
-@pytest.mark.parametrize(("case", "tag"), tags())
+def cases():
+    """Every case in Keras 3; in tf_keras the first of each method by default, and the others among the slow tests."""
+    seen = set()
+    for case, tag in tags():
+        method = settings(tag)[0], "first_order" in tag
+        repeated = (case, method) in seen
+        seen.add((case, method))
+        yield pytest.param("keras", case, tag)
+        yield pytest.param("tf_keras", case, tag, marks=[pytest.mark.slow] if repeated else [])
+
+
+@pytest.mark.parametrize(("either_keras", "case", "tag"), list(cases()), indirect=["either_keras"])
 def test_equals_official_masks(either_keras, case, tag):
     _, batches, _, golden = load(case)
     loss = either_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
