@@ -274,6 +274,14 @@ def test_growth_times_each_stage_and_weighs_a_search():
 
 
 @pytest.mark.slow
+def test_workers_are_timed_and_their_traffic_is_counted():
+    result = run("benchmarks/workers.py", "--weights=0.1", "--rows=4", "--steps=4")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["one_device:", "two_devices:", "two_workers:"]
+    assert float(rows[-1][-4]) > 0.5, "two workers send each other gradients of 0.4 MiB"
+
+
 def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
     output = tmp_path / "results.jsonl"
     setting = {"seed": 0, "epochs": 1, "learning_rate": 0.1, "limit": None}
