@@ -19,6 +19,7 @@ from force_tf.models.layer_kinds import is_kind
 from force_tf.models.model_state import preserved_variables
 from force_tf.models.output_channels import output_axes
 from force_tf.models.weights import PrunableWeight
+from force_tf.objective.parts import sum_of_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _outputs(model: Any, inputs: Any) -> list[tf.Tensor]:
 
 
 def _distance(model: Any, inputs: Any, others: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.add_n([tf.reduce_sum(tf.square(a - b)) for a, b in zip(_outputs(model, inputs), others)])
+    return sum_of_parts(tf.add_n([tf.reduce_sum(tf.square(a - b)) for a, b in zip(_outputs(model, inputs), others)]))
 
 
 def _spec(structure: Any) -> Any:

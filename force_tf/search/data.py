@@ -106,8 +106,8 @@ def _check_micro_batches(size: Any, criterion: Criterion, model: Any, batches: B
         return
     arguments.integer("micro_batch_size", size, minimum=1)
     reason = None
-    if not criterion.needs_data:
-        reason = f"the method {method!r} draws no batches"
+    if not (criterion.needs_data and criterion.needs_loss):
+        reason = f"the method {method!r} scores no loss of batches"
     elif has_fixed_batch_size(model):
         reason = f"the model {model.name!r} fixes the size of its batches"
     elif batches.are_distributed:

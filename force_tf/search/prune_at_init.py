@@ -175,9 +175,9 @@ class PruneAtInit:
             micro_batch_size: How many rows of a batch are computed at once, so that a large batch needs the memory of a
                 small one; None for all. Gradients and Hessian products of the parts add up to those of the batch, so
                 that the masks are the same but for rounding; but with BatchNormalization each part has the statistics
-                of its own rows. Refused for methods without data, losses that reduce their rows themselves or divide
-                by masks or sample weights, what models or layers add to the loss, models that fix their batch size,
-                and distributed datasets.
+                of its own rows. Refused for methods that score no loss, losses that reduce their rows themselves or
+                divide by masks or sample weights, what models or layers add to the loss, models that fix their batch
+                size, and distributed datasets.
             verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for a line at the end.
             checkpoint: A folder in which the search keeps its state, after every step or so often that it costs no more
                 than a twentieth of the time. If it was killed, the same call goes on where it was, and ends with the

@@ -103,7 +103,8 @@ def mean(y_true, y_pred):
 @pytest.mark.parametrize(
     ("make", "data", "loss", "method", "reason"),
     [
-        (linear, None, None, "synflow", "'synflow' draws no batches"),
+        (linear, None, None, "synflow", "'synflow' scores no loss of batches"),
+        (linear, [X], None, "px", "'px' scores no loss of batches"),
         (fixed, (X, T), "mse", "snip", "fixes the size of its batches"),
         (linear, (X, T), mean, "snip", "a loss that reduces its rows itself need not add up"),
         (adding, (X, T), None, "snip", "what layers add by `add_loss` need not add up"),
@@ -116,7 +117,7 @@ def mean(y_true, y_pred):
             "a loss that divides by sample weights or masks need not add up",
         ),
     ],
-    ids=["no data", "fixed size", "mean", "add_loss", "compute_loss", "masks"],
+    ids=["no data", "no loss", "fixed size", "mean", "add_loss", "compute_loss", "masks"],
 )
 def test_what_need_not_add_up_is_refused(make, data, loss, method, reason):
     pruner = force_tf.PruneAtInit(method, sparsity=0.5)
