@@ -125,3 +125,36 @@ def _styles(variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             "linestyle": "none",
             "label": variant["name"],
         }
+
+
+def budgets_figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Plots the accuracy that is left over what each network costs, a panel for each kind of budget.
+
+    Args:
+        rows: For each network its "budget", such as "flops=0.25" or "dense"; the costs "flops", "parameters" and
+            "file_bytes", and the "accuracy" in [0, 1].
+        title: The title of the figure.
+    """
+    units = {
+        "flops": ("Multiply-adds (millions)", 1e6),
+        "parameters": ("Parameters (thousands)", 1e3),
+        "file_bytes": ("TFLite file (kB)", 1e3),
+    }
+    kinds = [kind for kind in units if any(row["budget"].startswith(f"{kind}=") for row in rows)]
+    figure, axes = new_figure(len(kinds))
+    for ax, kind in zip(axes, kinds):
+        label, unit = units[kind]
+        found = [row for row in rows if row["budget"].startswith((f"{kind}=", "dense"))]
+        found.sort(key=lambda row: row[kind])
+        x, y = ([row[kind] / unit for row in found], [100 * row["accuracy"] for row in found])
+        ax.plot(x, y, marker="o", linewidth=1.8)
+        for row, *place in zip(found, x, y):
+            text = row["budget"].partition("=")[2] or "dense"
+            ax.annotate(text, place, (4, -12), textcoords="offset points", fontsize="small")
+        ax.set_xlabel(label)
+        ax.set_ylabel("Test accuracy (%)")
+        ax.set_xlim(left=0)
+        ax.grid(color="0.9")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    return figure

@@ -320,6 +320,43 @@ def test_force_figures_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.slow
+def test_prune_to_budget(tmp_path):
+    budgets = ["flops=0.5", "file_bytes=0.6"]
+    tiny = ("--dataset=digits", "--alpha=0.1", "--limit=64", "--epochs=1", "--batch_size=32", "--method=snip")
+    settings = (*tiny, f"--output_dir={tmp_path}")
+    result = run("examples/prune_to_budget.py", *settings, f"--budgets={budgets[0]}")
+    assert result.returncode == 0, result.stderr
+    again = run("examples/prune_to_budget.py", *settings, f"--budgets={','.join(budgets)}")
+    assert again.returncode == 0, again.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["budget"] for row in rows] == ["dense", *budgets], "what is there is not run again"
+    for row in rows[1:]:
+        name, _, part = row["budget"].partition("=")
+        assert row[name] <= float(part) * rows[0][name]
+        assert (tmp_path / f"{row['budget'].replace('=', '_')}.tflite").stat().st_size == row["file_bytes"]
+        assert f"{row['budget']:<20}" in again.stdout
+    assert (tmp_path / "budgets.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--budgets=flops=0", "expected some of flops=NUMBER, parameters=NUMBER"),
+        ("--budgets=latency=3", "with positive numbers"),
+        ("--method=forse", "Expected `method` to be one of"),
+        ("--alpha=0", "alpha=0"),
+    ],
+)
+def test_prune_to_budget_explains_wrong_flags(flag, message, tmp_path):
+    result = run("examples/prune_to_budget.py", flag, f"--output_dir={tmp_path / 'new'}")
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
 def test_accuracy_over_sparsity_goes_on_and_prints_tables(tmp_path):
     output = tmp_path / "results.jsonl"
     tiny = ("--dataset=digits", "--images=64", "--epochs=1", "--vgg19_width=0.05", "--networks=vgg19", "--seeds=0")
