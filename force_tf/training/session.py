@@ -103,6 +103,7 @@ class Session:
         """Called when the training has ended: pruned weights are zero from then on, whatever they were."""
         for each in self._between:
             each.end()
+        self._warn_if_nothing_pruned()
 
     def begin_epoch(self) -> None:
         """Called as an epoch begins, before its first step."""
@@ -138,6 +139,19 @@ class Session:
         # The one that scales losses in mixed precision counts no steps in older versions of Keras.
         optimizer = getattr(self._optimizer, "inner_optimizer", self._optimizer)
         return int(tf.convert_to_tensor(optimizer.iterations))
+
+    def _warn_if_nothing_pruned(self) -> None:
+        if self._timetable is None or self._cut is None:
+            return
+        now = self._now()
+        until_next = self._timetable.until_next(now)
+        if until_next is not None and now > self._span.first and self._live.kept().all():
+            warnings.warn(
+                f"Nothing was pruned: the training ended at step {now} of the optimizer, and weights were to go at "
+                f"step {now + until_next} for the first time. Train longer, or set `begin`, `end` and `every` to "
+                "earlier steps, or to fractions, which are parts of the training.",
+                stacklevel=2,
+            )
 
     def _make_scorers(self) -> None:
         settings, row, live = self._settings, self._settings.row, self._live

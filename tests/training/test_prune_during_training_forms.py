@@ -249,6 +249,15 @@ def test_logs_show_what_has_moved(either_keras):
     assert history["weights_dropped"] == history["weights_grown"]
 
 
+def test_a_training_too_short_for_its_updates_says_so(either_keras):
+    model = force_tf.apply_masks(dense_model(either_keras))
+    with pytest.warns(UserWarning, match="ended at step 16 of the optimizer, and weights were to go at step 200"):
+        fit(model, gmp(end=2000, every=200), epochs=2)
+    assert force_tf.get_masks(model).sparsity == 0
+    fit(model, gmp(end=40), epochs=4)  # goes on at step 16
+    assert is_pruned_to(model).sparsity > 0
+
+
 def test_a_layer_that_empties_is_named_in_its_epoch(either_keras):
     pruned = force_tf.apply_masks(dense_model(either_keras))
 
