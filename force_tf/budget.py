@@ -65,7 +65,7 @@ class Budget(Limits):
     sparse_kernels: bool = False
 
     def __post_init__(self):
-        given = self._given()
+        given = _given(self)
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
                 raise TypeError(f"Expected `{name}` to be a positive number. Received: {name}={value!r}")
@@ -86,20 +86,21 @@ class Budget(Limits):
         if self.sparse_kernels and self.flops is None:
             raise ValueError("Expected `flops` where `sparse_kernels` is given. Received: sparse_kernels=True")
 
-    def _given(self) -> dict[str, float]:
-        every = {"flops": self.flops, "parameters": self.parameters, "file_bytes": self.file_bytes}
-        return {name: value for name, value in every.items() if value is not None}
-
     def bound(self, model: Any, weights: Sequence[PrunableWeight]) -> BoundLimits:
         check_is_graph(model)
         return _Bound(model, weights, self)
+
+
+def _given(budget: Budget) -> dict[str, float]:
+    every = {"flops": budget.flops, "parameters": budget.parameters, "file_bytes": budget.file_bytes}
+    return {name: value for name, value in every.items() if value is not None}
 
 
 class _Bound(BoundLimits):
     def __init__(self, model: Any, weights: Sequence[PrunableWeight], budget: Budget):
         self._weights, self._quantize = weights, budget.quantize
         self._model = rebuild(model)  # as it is before a search moves its statistics, of which constants are made
-        given = budget._given()
+        given = _given(budget)
         self._names = list(given)
         self._sparse_paths = _sparse_paths(model) if budget.sparse_kernels else ()
         every = [np.ones(weight.shape, bool) for weight in weights]

@@ -104,7 +104,8 @@ def export_tflite(
         verify_on: A folder of emulated processors, made by `tools/setup_emulators.py`: the file also runs on these, on
             its first few samples, and there is no file if it does not load there or its outputs differ. A file that
             this machine could not run, or only without delegates, is not run there.
-        verbose: Whether to print the report: True or 1 prints a few lines, 2 every tensor, False or 0 nothing.
+        verbose: Whether to show a progress bar over the stages (the model is run, converted, the file is run) and print
+            the report: True or 1 prints a few lines, 2 every tensor, False or 0 shows nothing.
 
     Returns:
         A `TFLiteReport`: bytes, compressed and not, and those of the dense model; output differences; every tensor with
@@ -135,11 +136,14 @@ def export_tflite(
     if calibration is not None:
         calibration = flat_samples(signature, calibration, "representative_data")
     quantization = Quantization(quantize, calibration, allow_select_tf_ops)
+    progress = keras.utils.Progbar(3, verbose=int(bool(verbose)), unit_name="stage")
     with atomic_file(path) as file, preserved_random_state():
         with without_masks(model) as plain:
             plain = in_float32(plain)
             expected = keras_outputs(plain, signature, arrays)
+            progress.update(1)
             converted = convert_with_reference(plain, signature, quantization)
+            progress.update(2)
         encoded = encode_and_run(converted, sparse, arrays, expected, sparse_kernels)
         if encoded.comparison is not None:
             _check_outputs(encoded.comparison, tolerance, quantize, largest(expected))
@@ -147,6 +151,7 @@ def export_tflite(
         for processor in verified:
             comparison = _compare_on(processor, encoded.content, converted.signature, arrays, expected)
             _check_outputs(comparison, tolerance, quantize, largest(expected), f" on {processor.name}")
+        progress.update(3)
         file.write(encoded.content)
         report = _report(os.fspath(path), converted, encoded, len(arrays[0]), [item.name for item in verified])
     if encoded.failure is not None:

@@ -31,11 +31,18 @@ class BudgetCut(HostCut):
         *of_host_cut: As for `HostCut`, with a plan that keeps everything.
         limits: The budget.
         plan_to: Returns the plan of all steps that lead to a density.
+        show: Called with the density of each cut that is tried, since measuring its costs may take long.
     """
 
-    def __init__(self, *of_host_cut: Any, limits: BoundLimits, plan_to: Callable[[float], Plan]):
+    def __init__(
+        self,
+        *of_host_cut: Any,
+        limits: BoundLimits,
+        plan_to: Callable[[float], Plan],
+        show: Callable[[float], None],
+    ):
         super().__init__(*of_host_cut)
-        self._limits, self._plan_to = limits, plan_to
+        self._limits, self._plan_to, self._show = limits, plan_to, show
         self._fewest = max(1, self._granularity.fewest(self._plan.weights, self._plan.floors))
         self._done = False
 
@@ -89,6 +96,7 @@ class BudgetCut(HostCut):
         """
 
         def share_of(count: int) -> tuple[float, bool]:
+            self._show(count / sum(self._plan.sizes))
             found = cost(self._used_of(self._cut_to(count, step, eligible)))
             return self._limits.share(found), found is None
 

@@ -55,6 +55,7 @@ def make_cut(
     repair: Repair | None = None,
     limits: BoundLimits | None = None,
     plan_to: Callable[[float], Plan],
+    show: Callable[[float], None],
 ) -> Cut:
     """Returns what cuts the scores of a search.
 
@@ -69,11 +70,12 @@ def make_cut(
         repair: What the last cut goes through, on the host; None for nothing.
         limits: The budget to which to cut, on the host; None for the plan's own end.
         plan_to: Returns the plan of all steps that lead to a density.
+        show: Called with the density of each cut that is tried for a budget.
     """
     device = network.dense[0].device if network.dense else ""
     dtype = score_dtype(network.weights)
     if limits:
-        return BudgetCut(plan, zeros, invert, dtype, granularity, limits=limits, plan_to=plan_to)
+        return BudgetCut(plan, zeros, invert, dtype, granularity, limits=limits, plan_to=plan_to, show=show)
     if cut == "device" or (cut == "auto" and not repair and granularity.on_device and compiles_on(device)):
         return DeviceCut(plan, zeros, invert, dtype, device)
     return HostCut(plan, zeros, invert, dtype, granularity, repair)

@@ -278,6 +278,9 @@ class PruneAtInit:
     ) -> tuple[np.ndarray, Mapping[str, int] | None]:
         self.history = []
         network = prepared(self.criterion, network)
+        progress = keras.utils.Progbar(
+            self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
+        )
         cut = make_cut(
             self.cut,
             plan,
@@ -288,6 +291,7 @@ class PruneAtInit:
             repair=repair,
             limits=limits,
             plan_to=functools.partial(self._plan_to, network.weights, granularity),
+            show=lambda density: progress.update(len(self.history), [("density", density)]),
         )
         weight_count = sum(weight.size for weight in network.weights)
         done = 0
@@ -296,9 +300,6 @@ class PruneAtInit:
             zeros.restore(saved.zeros)
             cut.restore(saved.keep)
             network.assign_masks(cut.masks())
-        progress = keras.utils.Progbar(
-            self.steps, verbose=1 if verbose == "auto" else verbose, stateful_metrics=["density", "saliency kept"]
-        )
         for step in range(done + 1, self.steps + 1):
             begin = time.perf_counter()
             facts = cut(step, self.criterion.scores(network))

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -208,10 +209,12 @@ def test_the_model_and_the_process_stay_as_they_were(either_keras, tmp_path):
     assert os.listdir(tmp_path) == ["model.tflite"]
 
 
-def test_only_the_report_is_printed(tmp_path, capfd):
+def test_only_a_bar_and_the_report_are_printed(tmp_path, capfd):
     report = export_tflite(_zero_kernels(_mlp(), 0.9), tmp_path / "model.tflite")
     printed = capfd.readouterr()
-    assert printed.out == f"{report}\n"
+    bar, rest = printed.out.split("/stage", 3)[:-1], printed.out.rsplit("/stage", 1)[1]
+    assert [re.findall(r"\d/3", part)[-1] for part in bar] == ["1/3", "2/3", "3/3"]
+    assert rest.strip("\b \n") == str(report).strip()
     assert printed.err == ""
     export_tflite(_mlp(), tmp_path / "model.tflite", verbose=False)
     assert capfd.readouterr() == ("", "")
