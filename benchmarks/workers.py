@@ -22,7 +22,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-_SETTINGS = flags.DEFINE_list("settings", ["one_device", "two_devices", "two_workers"], "What to compare.")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from list_flags import check_names
+
+_KNOWN = ("one_device", "two_devices", "two_workers")
+_SETTINGS = flags.DEFINE_list("settings", list(_KNOWN), "What to compare.")
+check_names("settings", _KNOWN)
 _WEIGHTS = flags.DEFINE_float("weights", 5, "Millions of weights.", lower_bound=0.01)
 _ROWS = flags.DEFINE_integer("rows", 256, "Rows of a batch, of all devices together.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 8, "Steps of the search; the first two are not counted.", lower_bound=4)

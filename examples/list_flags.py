@@ -32,6 +32,23 @@ def check_positive(flag: str) -> None:
     _check_numbers(flag, float, lambda value: 0 < value < math.inf, "expected positive numbers.")
 
 
+def check_limits(flag: str, names: Collection[str]) -> None:
+    """Lets a list flag hold limits of what is named, such as flops=0.25: positive numbers."""
+
+    def is_limit(text):
+        name, _, number = text.partition("=")
+        try:
+            return name in names and 0 < float(number) < math.inf
+        except ValueError:
+            return False
+
+    flags.register_validator(
+        flag,
+        lambda texts: texts is None or (bool(texts) and all(map(is_limit, texts))),
+        f"expected some of {', '.join(f'{name}=NUMBER' for name in names)}, with positive numbers.",
+    )
+
+
 def _check_numbers(flag, kind, is_right, message):
     def right(text):
         try:

@@ -31,6 +31,7 @@ import keras
 import numpy as np
 from absl import flags
 from figures import budgets_figure
+from list_flags import check_limits
 from run_folder import RunFolder
 from script import run_script
 from training import cross_entropy, for_use, train
@@ -63,20 +64,7 @@ _BUDGET_LIST = flags.DEFINE_list("budgets", _BUDGETS, "What to prune to, such as
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/prune_to_budget", "Where everything goes.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its data. Default: its own folder.")
 
-
-def _is_budget(text: str) -> bool:
-    name, _, number = text.partition("=")
-    try:
-        return name in _COSTS and 0 < float(number) < float("inf")
-    except ValueError:
-        return False
-
-
-flags.register_validator(
-    "budgets",
-    lambda given: bool(given) and all(map(_is_budget, given)),
-    f"expected some of {', '.join(f'{name}=NUMBER' for name in _COSTS)}, with positive numbers.",
-)
+check_limits("budgets", _COSTS)
 
 
 def run() -> None:

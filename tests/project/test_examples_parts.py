@@ -235,6 +235,7 @@ LISTS = {
     "names": (lambda flag: list_flags.check_names(flag, ("snip", "force")), "snip,force", "snip,forse", "snip, force"),
     "fractions": (list_flags.check_fractions, "0,0.9", "0.9,1", "in \\[0, 1\\)"),
     "counts": (list_flags.check_counts, "1,20", "20,2.5", "whole numbers of at least 1"),
+    "limits": (lambda flag: list_flags.check_limits(flag, ("flops",)), "flops=0.25", "flops=-1", "flops=NUMBER"),
     "positive": (list_flags.check_positive, "0.5,20", "1,nan", "positive numbers"),
 }
 
