@@ -110,7 +110,7 @@ def test_layers_that_are_not_pruned_keep_what_they_read_and_make(either_keras):
 
 @pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning", "ignore:Every channel of the model")
 @pytest.mark.parametrize("network", NETWORKS)
-@settings(SETTINGS, max_examples=6)
+@settings(SETTINGS, max_examples=4)
 @given(seed=st.integers(0, 2**16), sparsity=st.sampled_from([0.2, 0.4, 0.6]), opt_in=st.booleans())
 def test_shrink_delivers_what_was_asked_for(either_keras, network, seed, sparsity, opt_in):
     rng = np.random.default_rng(seed)
