@@ -96,7 +96,6 @@ class BudgetCut(HostCut):
         """
 
         def share_of(count: int) -> tuple[float, bool]:
-            self._show(count / sum(self._plan.sizes))
             found = cost(self._used_of(self._cut_to(count, step, eligible)))
             return self._limits.share(found), found is None
 
@@ -113,6 +112,7 @@ class BudgetCut(HostCut):
             # Costs are nearly proportional; where that does not help, halving does.
             part = 0.5 if is_exact or tries % 2 == 0 else ((1 + near) / 2 - at_low) / (at_high - at_low)
             middle = min(max(low + round(min(max(part, 0.1), 0.9) * (high - low)), low + 1), high - 1)
+            self._show(middle / sum(self._plan.sizes))
             found, collapsed = share_of(middle)
             if found > 1:
                 high, at_high = middle, found
