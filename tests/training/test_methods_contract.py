@@ -55,13 +55,15 @@ def test_every_method(tmp_path, module, method):
 
     fit(at_once, pruning, module.callbacks.LambdaCallback(on_epoch_end=look), epochs=3)
     masks = force_tf.get_masks(at_once)
-    assert masks.kept == seen[-1] == 69
+    assert masks.kept == seen[-1]
+    of_a_unit = 20 if method == "snap_it" else 1  # of the first layer: the 12 weights that it reads, and 8 that read it
+    assert 69 - of_a_unit < masks.kept <= 69
     for path, each in masked_weights(at_once).items():
         assert not raw(each.variable)[~masks[path]].any(), "pruned weights are zero in memory"
     rows = pruning.history
     assert rows
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
-    assert rows[-1]["density"] == pytest.approx(69 / 344)
+    assert rows[-1]["density"] == pytest.approx(masks.kept / 344)
 
     def kill(epoch, logs):
         if epoch == 1:
