@@ -74,7 +74,7 @@ class OwnLoss(keras.Model):
 
 def own_loss():
     plain = linear()
-    model = OwnLoss(plain.inputs, plain.outputs)
+    model = OwnLoss(plain.inputs[0], plain.outputs[0])
     model.compile("sgd", "mse")
     return model
 
