@@ -179,7 +179,7 @@ def _costs(model: keras.Model, kept: Mapping[str, np.ndarray]) -> dict[str, dict
     with without_masks(model) as plain:
         weights = all_prunable_weights(plain)
         limits = Budget(flops=1, parameters=1, file_bytes=1).bound(plain, weights)
-        left = limits.costs([kept[weight.path] for weight in weights]) or {}
+        left = limits.measured([kept[weight.path] for weight in weights]) or {}
     return {name: {"dense": dense, "left": left.get(name)} for name, dense in limits.dense.items()}
 
 

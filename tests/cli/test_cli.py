@@ -115,7 +115,13 @@ def test_prune_to_a_budget(folder, tmp_path, capsys):
     }
     costs = run(capsys, "inspect", tmp_path / "small.keras", "--costs")["costs"]
     assert (costs["parameters"], costs["flops"]) == ({"dense": 195, "left": 99}, {"dense": 176, "left": 88})
-    assert costs["file_bytes"]["left"] < costs["file_bytes"]["dense"]
+    written = {
+        "dense": run(capsys, "export", folder / "model.keras", tmp_path / "dense.tflite")["bytes"],
+        "left": force_tf.export_tflite(force_tf.shrink(load(tmp_path / "small.keras")), tmp_path / "left.tflite").bytes,
+    }
+    capsys.readouterr()
+    for name, size in written.items():  # of networks that are not trained: equal biases are stored once
+        assert 0 <= costs["file_bytes"][name] - size < 400
     assert main(["inspect", str(tmp_path / "small.keras"), "--costs"]) == 0
     assert re.search(r"^parameters +195 +99$", capsys.readouterr().out, re.MULTILINE)
 
