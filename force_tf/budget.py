@@ -42,10 +42,10 @@ class Budget(Limits):
     Args:
         flops: Multiply-adds for one sample, as `count_flops` counts them in what `shrink` leaves, zeros included.
         parameters: The kept weights that `shrink` leaves, and all its other variables: biases, scales, statistics.
-        sparse_kernels: Whether `flops` are those that a phone takes which leaves zeros out, as `count_flops(...,
-            sparse_kernels=True)` counts them: for networks that `sparse_kernel_layers` finds fit for it.
         file_bytes: Bytes of the file that `export_tflite` writes.
         quantize: The types of that file's numbers, as in `export_tflite`.
+        sparse_kernels: Whether `flops` are those that a phone takes which leaves zeros out, as `count_flops(...,
+            sparse_kernels=True)` counts them: for networks that `sparse_kernel_layers` finds fit for it.
 
     Raises:
         TypeError: If a cost is no number.

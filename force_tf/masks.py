@@ -20,8 +20,8 @@ from force_tf.support.tables import aligned
 _FORMAT = "force_tf.masks"
 _FORMAT_VERSION = 1
 _HEADER = "header"
-# What the metadata tell of the masks of a search, and not of others.
 _FEW = 4  # so many that are left out for one reason are all listed
+# What the metadata tell of the masks of a search, and not of others.
 _MEASURED = ("effective_sparsity", "budget")
 # What a file may unpack to, in bytes and weights: far above any network that Keras trains on one machine.
 _LARGEST_HEADER, _LARGEST_ARRAY_HEADER, _MOST_WEIGHTS = 2**26, 2**12, 2**34

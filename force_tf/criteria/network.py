@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.criteria.gradients import Gradients
-from force_tf.models.keras_models import has_fixed_batch_size
+from force_tf.models.keras_models import fixed_batch_size
 from force_tf.models.weights import PrunableWeight, values_of
 from force_tf.objective.batches import Batch, Batches
 from force_tf.objective.gradients import GradientFunction, mean_gradient
@@ -120,4 +120,4 @@ class Network:
 
     def batch_signature(self) -> Batch:
         """Returns the type specs of a batch."""
-        return self.batches.signature(fixed_batch=has_fixed_batch_size(self.model))
+        return self.batches.signature(fixed_batch=fixed_batch_size(self.model) is not None)

@@ -13,8 +13,7 @@ import tensorflow as tf
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
 from force_tf.models import keras_internals
-from force_tf.models.collapse import fixed_batch_size
-from force_tf.models.keras_models import input_specs
+from force_tf.models.keras_models import fixed_batch_size, input_specs
 from force_tf.models.layer_kinds import is_kind
 from force_tf.models.model_state import preserved_variables
 from force_tf.models.output_channels import output_axes

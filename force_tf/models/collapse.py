@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from force_tf.models.keras_models import input_specs
+from force_tf.models.keras_models import fixed_batch_size, input_specs
 from force_tf.models.model_state import preserved_states, preserved_variables
 from force_tf.models.weights import PrunableWeight
 from force_tf.support.arrays import row_count, take_rows
@@ -101,12 +101,6 @@ def _rows_differ(rows: Any) -> bool:
 
 def _copies_of_first(rows: Any) -> Any:
     return tf.nest.map_structure(lambda leaf: take_rows(leaf, np.zeros(row_count(leaf), np.int64)), rows)
-
-
-def fixed_batch_size(model: Any) -> int | None:
-    """Returns the batch size that a model was built for, or None if it takes any."""
-    sizes = {tensor.shape[0] for tensor in tf.nest.flatten(getattr(model, "inputs", None) or []) if len(tensor.shape)}
-    return max((size for size in sizes if size is not None), default=None)
 
 
 def try_masks(model: Any, weights: Sequence[PrunableWeight], masks: Sequence[np.ndarray], probe: Probe) -> Trial:

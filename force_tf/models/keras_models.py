@@ -171,10 +171,10 @@ def check_inputs(model: Any, inputs: Any) -> None:
         )
 
 
-def has_fixed_batch_size(model: Any) -> bool:
-    """Returns whether a model declares inputs of one batch size."""
-    inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
-    return any(len(tensor.shape) and tensor.shape[0] is not None for tensor in inputs)
+def fixed_batch_size(model: Any) -> int | None:
+    """Returns the batch size that a model was built for, or None if it takes any."""
+    sizes = {tensor.shape[0] for tensor in tf.nest.flatten(getattr(model, "inputs", None) or []) if len(tensor.shape)}
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def input_specs(model: Any, batches: Any = None) -> Any:

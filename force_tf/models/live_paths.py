@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.models import keras_internals
-from force_tf.models.collapse import fixed_batch_size
-from force_tf.models.keras_models import array_variables, input_specs, tf_variable
+from force_tf.models.keras_models import array_variables, fixed_batch_size, input_specs, tf_variable
 from force_tf.models.model_state import preserved_variables
 from force_tf.models.output_channels import output_axes
 from force_tf.models.paths import unwrapped

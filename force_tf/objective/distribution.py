@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.models import keras_internals
-from force_tf.models.keras_models import array_variables, has_fixed_batch_size, whole_variable
+from force_tf.models.keras_models import array_variables, fixed_batch_size, whole_variable
 from force_tf.objective.parts import Part, computing, has_rows
 from force_tf.support.arrays import as_tensor, row_count, take_rows
 
@@ -199,7 +199,7 @@ def distribution_of_model(model: Any) -> Distribution | None:
         raise ValueError(_unknown(model.distribute_strategy))
     variables = array_variables(model)
     distribution = distribution_of(variables[0]) if variables else None
-    if distribution is not None and has_fixed_batch_size(model):
+    if distribution is not None and fixed_batch_size(model) is not None:
         raise ValueError(
             "Expected a model that takes batches of any size, since each replica gets a part of a batch. "
             f"Received: the model {model.name!r}, which fixes the size of its batches, and "

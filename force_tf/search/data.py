@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from force_tf.criteria import Criterion
-from force_tf.models.keras_models import check_inputs, has_fixed_batch_size
+from force_tf.models.keras_models import check_inputs, fixed_batch_size
 from force_tf.objective.batches import Batches
 from force_tf.objective.distribution import distribution_of_model
 from force_tf.objective.objective import Objective
@@ -108,7 +108,7 @@ def _check_micro_batches(size: Any, criterion: Criterion, model: Any, batches: B
     reason = None
     if not (criterion.needs_data and criterion.needs_loss):
         reason = f"the method {method!r} scores no loss of batches"
-    elif has_fixed_batch_size(model):
+    elif fixed_batch_size(model) is not None:
         reason = f"the model {model.name!r} fixes the size of its batches"
     elif batches.are_distributed:
         reason = (

@@ -35,6 +35,14 @@ def run(script, *flags):
     )
 
 
+def assert_refused(script, *flags, message):
+    """Checks that a script ends with a sentence."""
+    result = run(script, *flags)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def tiny(folder):
     return (
         "--dataset=digits",
@@ -349,10 +357,7 @@ def test_prune_to_budget(tmp_path):
     ],
 )
 def test_prune_to_budget_explains_wrong_flags(flag, message, tmp_path):
-    result = run("examples/prune_to_budget.py", flag, f"--output_dir={tmp_path / 'new'}")
-    assert result.returncode != 0
-    assert message in result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
+    assert_refused("examples/prune_to_budget.py", flag, f"--output_dir={tmp_path / 'new'}", message=message)
     assert not (tmp_path / "new").exists()
 
 
@@ -384,10 +389,7 @@ def test_accuracy_over_sparsity_goes_on_and_prints_tables(tmp_path):
     ],
 )
 def test_accuracy_over_sparsity_explains_wrong_lists(flag, message):
-    result = run("benchmarks/accuracy_over_sparsity.py", flag)
-    assert result.returncode != 0
-    assert message in result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
+    assert_refused("benchmarks/accuracy_over_sparsity.py", flag, message=message)
 
 
 @pytest.mark.parametrize(
@@ -408,10 +410,7 @@ def test_wrong_flags_are_refused_when_they_are_parsed(flag, message):
 
 def test_bad_settings_get_a_sentence_and_no_traceback():
     flags = ("--dataset=digits", "--network=lenet_300_100", "--output_dir=/dev/null/run")
-    result = run("examples/prune_and_train.py", *flags)
-    assert result.returncode != 0
-    assert "Received: '/dev/null/run'" in result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
+    assert_refused("examples/prune_and_train.py", *flags, message="Received: '/dev/null/run'")
 
 
 def test_help_explains():
