@@ -80,12 +80,12 @@ def take_rows(array: Any, rows: np.ndarray) -> Any:
 
     Args:
         array: What `as_arrays` returns, or a tensor that is not symbolic.
-        rows: The indices of the rows, in any order, some of them more than once if need be.
+        rows: The indices of the rows, an array or a range, in any order, some of them more than once if need be.
     """
     if isinstance(array, tf.SparseTensor):
         return _take_sparse_rows(array, rows)
     if isinstance(array, (tf.Tensor, tf.RaggedTensor)):
-        return tf.gather(array, rows)
+        return tf.gather(array, np.asarray(rows, np.int64))  # ragged ones take no `range`
     return array[rows]
 
 

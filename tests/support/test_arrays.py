@@ -51,6 +51,13 @@ def test_rows_are_those_of_the_dense_array(kind):
         np.testing.assert_array_equal(as_dense(taken), dense[rows])
         np.testing.assert_array_equal(as_dense(as_tensor(taken)), dense[rows])
         assert row_count(taken) == len(rows)
+    np.testing.assert_array_equal(as_dense(take_rows(array, range(2, 5))), dense[2:5])
+
+
+@pytest.mark.parametrize("rows", [range(1, 3), np.array([1, 2]), range(0)])
+def test_rows_of_ragged_tensors(rows):
+    ragged = tf.ragged.constant([[1, 2], [], [3, 4, 5]])
+    assert take_rows(ragged, rows).to_list() == [[[], [3, 4, 5]], []][len(rows) == 0]
 
 
 @settings(deadline=None, max_examples=30)
