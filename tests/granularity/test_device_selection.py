@@ -108,3 +108,41 @@ def test_large_arrays(size, values):
     sizes = [size // 2, size // 3, size - size // 2 - size // 3]
     for k in (1, size // 100, size // 2 + 7, size - 1):
         np.testing.assert_array_equal(cut(scores, sizes, k, with_quotas=False), select(scores, sizes, k))
+
+
+@pytest.mark.parametrize(("dtype", "passes"), [(tf.float32, 34), (tf.float64, 66)])
+def test_passes_over_the_scores_are_as_many_as_docs_scale_says(dtype, passes):
+    """Counted in the traced graph: a bit of a score each and two, and a bit of an index each where ties are cut."""
+    sizes = [1000, 24, 500]
+    specs = [tf.TensorSpec([size], dtype) for size in sizes]
+    numbers = tf.TensorSpec([len(sizes)], tf.int64), tf.TensorSpec([], tf.int64)
+    eligible = [tf.TensorSpec([size], tf.bool) for size in sizes]
+    assert counted_passes(specs, None, numbers[1]) == (passes, 10)  # 1000 has ten bits
+    assert counted_passes(specs, None, numbers[1], eligible) == (passes, 10)
+    assert counted_passes(specs, numbers[0], None) == (passes, 10)
+    assert counted_passes(specs, *numbers) == (2 * passes, 20)  # floors first
+
+
+def counted_passes(scores, quotas, rest, eligible=None):
+    """Returns how often a cut counts over all scores, in any case and at most more where equal scores meet at it."""
+    traced = tf.function(device_selection.select, autograph=False).get_concrete_function(scores, quotas, rest, eligible)
+    graph = traced.graph.as_graph_def()
+    bodies = {each.signature.name: each.node_def for each in graph.library.function}
+    constants = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if node.op == "Const"}
+    sums, maybe = sum_nodes(traced.graph.get_operations(), scores), 0
+    for loop in (node for node in graph.node if node.op == "StatelessWhile"):
+        in_body = [node for node in bodies[loop.attr["body"].func.name] if node.op == "Sum"]
+        per_tensor = len(in_body) // len(scores) * len(scores)  # without that over the tensors
+        # Its first own variable, behind the loop's counter and limit, is the bit at which it starts.
+        trips = int(constants[loop.input[2]]) + 1
+        if any("Any" in name for name in loop.input):
+            maybe += trips * per_tensor
+        else:
+            sums += trips * per_tensor
+    return sums / len(scores), maybe / len(scores)
+
+
+def sum_nodes(operations, scores):
+    """Returns how many sums are over as many numbers as a tensor of scores has."""
+    sizes = {spec.shape[0] for spec in scores}
+    return sum(each.type == "Sum" and each.inputs[0].shape.num_elements() in sizes for each in operations)

@@ -2,12 +2,13 @@
 
 import contextlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import force_tf
-from force_tf.search import cutting
+from force_tf.search import cutting, device_cut
 from force_tf.search.host_cut import HostCut
 
 pytestmark = pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")  # tiny networks at high sparsity
@@ -52,6 +53,20 @@ def test_masks_and_history_are_those_of_the_host(either_keras, name):
     for row, other in zip(history, history_on_device, strict=True):
         assert other.pop("saliency_kept") == pytest.approx(row.pop("saliency_kept"), rel=1e-5)
         assert [other[key] for key in ("step", "density", "kept", "revived")] == [*row.values()][:-1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["force", *(pytest.param(name, marks=pytest.mark.slow) for name in ("no return", "layer", "invert", "ties"))],
+)
+def test_compiled_by_xla_a_search_finds_the_same(name, monkeypatch):
+    model, settings = network(keras), {"sparsity": 0.9, "steps": 3, "seed": 0} | SETTINGS[name]
+    masks = force_tf.PruneAtInit(cut="host", **settings).find_masks(model, arrays(), batch_size=16, verbose=0)
+    asked = []
+    monkeypatch.setattr(device_cut, "compiles_on", lambda device: asked.append(device) or True)  # as on accelerators
+    found = force_tf.PruneAtInit(cut="device", **settings).find_masks(model, arrays(), batch_size=16, verbose=0)
+    assert asked
+    assert found == masks
 
 
 def test_zeros_are_told_alike(either_keras):
