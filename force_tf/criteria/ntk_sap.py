@@ -18,6 +18,7 @@ from force_tf.models.layer_kinds import is_kind
 from force_tf.models.model_state import preserved_variables
 from force_tf.models.output_channels import output_axes
 from force_tf.models.weights import PrunableWeight
+from force_tf.objective.distribution import distribution_of_model
 from force_tf.objective.parts import sum_of_parts
 
 
@@ -34,7 +35,8 @@ class NTKSAP(Criterion):
     normal distribution. Of data that is given the shapes are taken, and what cannot be drawn, such as tokens.
 
     R is the number of batches per step. Weights that are pruned are drawn from Kaiming's normal distribution; other
-    variables, and those of the model after the search, are the model's.
+    variables, and those of the model after the search, are the model's. Under a `tf.distribute` strategy outputs are
+    those of the whole batch on one replica, and replicas share the gradient.
 
     Args:
         epsilon: ε, the size of the noise.
@@ -110,8 +112,10 @@ class NTKSAP(Criterion):
                 lambda spec: _drawn(network, [rows, *spec.shape[1:]], spec.dtype), input_specs(network.model)
             )
         (batch,) = network.batches.take(1)
+        distribution = distribution_of_model(network.model)
+        inputs = batch.x if distribution is None else distribution.whole(batch.x)
         return tf.nest.map_structure(
-            lambda leaf: _drawn(network, leaf.shape, leaf.dtype) if _is_dense_float(leaf) else leaf, batch.x
+            lambda leaf: _drawn(network, leaf.shape, leaf.dtype) if _is_dense_float(leaf) else leaf, inputs
         )
 
 

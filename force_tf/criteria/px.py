@@ -11,6 +11,7 @@ import tensorflow as tf
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
 from force_tf.models.relu_paths import ReluPaths
+from force_tf.objective.distribution import distribution_of_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,8 @@ class PX(Criterion):
     So R sums, over all paths from an input to an output, how often and how strongly the data open a path, times the
     product of its squared weights: a bound of the trace of the neural tangent kernel.
 
-    The network runs in inference mode, in float64. Needs no labels and no loss.
+    The network runs in inference mode, in float64. Needs no labels and no loss. Under a `tf.distribute` strategy each
+    replica sends its part of the rows through the network.
 
     References:
         - [Finding Lottery Tickets in Vision Models via Data-driven Spectral Foresight
@@ -36,7 +38,10 @@ class PX(Criterion):
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         paths, weights = network.once(_paths), network.masked_weights()
+        distribution = distribution_of_model(network.model)
         inputs = [tf.nest.flatten(batch.x)[0] for batch in network.next_batches()]
+        if distribution is not None:
+            inputs = [distribution.parts(batch)[1] for batch in inputs]
         opened = [paths.open_paths(weights, network.masks, batch) for batch in inputs]
         scale = tf.reduce_max([tf.reduce_max(output) for outputs in opened for output in outputs])
         if not bool(tf.math.is_finite(scale)):
@@ -54,4 +59,5 @@ class PX(Criterion):
 
 
 def _paths(network: Network) -> ReluPaths:
-    return ReluPaths(network.model, network.weights)
+    distribution = distribution_of_model(network.model)
+    return ReluPaths(network.model, network.weights, None if distribution is None else distribution.on_each)

@@ -47,13 +47,15 @@ class ReluPaths:
     Args:
         model: A built Functional or Sequential model of either Keras with one input.
         weights: Its prunable weights.
+        spread: Takes a function of a batch, and returns one of what replicas hold of it; if `sums`, what they return is
+            added up. None where one replica holds the whole.
 
     Raises:
         UnknownPathsError: If the model is of other layers than those that hand on what comes through them and ReLUs.
         NotCopyableError: If Keras cannot copy it.
     """
 
-    def __init__(self, model: Any, weights: Sequence[PrunableWeight]):
+    def __init__(self, model: Any, weights: Sequence[PrunableWeight], spread: Callable[..., Callable] | None = None):
         check_is_graph(model)
         if len(model.inputs or ()) != 1:
             raise UnknownPathsError(
@@ -69,8 +71,11 @@ class ReluPaths:
         self._gates = {id(copy): gate for layer, copy in pairs if (gate := _gate(layer)) is not None}
         self._graphs = graphs_of(self._copy)[0]
         self._find_variables(weights)
-        self._open = tf.function(self._opened, autograph=False, reduce_retracing=True)
-        self._count = tf.function(self._counted, autograph=False, reduce_retracing=True)
+        opened, counted = self._opened, self._counted
+        if spread is not None:
+            opened, counted = spread(opened, sums=False), spread(counted, sums=True)
+        self._open = tf.function(opened, autograph=False, reduce_retracing=True)
+        self._count = tf.function(counted, autograph=False, reduce_retracing=True)
         self._derive = tf.function(self._derived, autograph=False)
 
     def _find_variables(self, weights: Sequence[PrunableWeight]) -> None:
@@ -89,16 +94,15 @@ class ReluPaths:
         Args:
             weights: θ̄, the present values of the prunable weights, which open and close the gates.
             masks: m, one array or tensor of booleans per weight: paths through pruned weights do not count.
-            inputs: A batch, of shape (rows, …).
+            inputs: A batch, of shape (rows, …), or what replicas hold of it. Rows of zeros open no path.
 
         Returns:
             One tensor per output of the model, of its shape without rows, float64.
         """
-        inputs = tf.cast(inputs, _PRECISION)
         self._assign(weights, self._values)
         gates = call_traced(self._open, inputs)
         self._assign(masks, self._ones)
-        return call_traced(self._count, tf.square(inputs), gates)
+        return call_traced(self._count, inputs, gates)
 
     def derivative(self, weights: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns ∂R/∂(θ̄²), with R = Σ c · z for the outputs z of the network of squared weights, for an input of ones.
@@ -126,11 +130,11 @@ class ReluPaths:
             value = tf.minimum(value, tf.cast(highest, value.dtype))
             return tf.where(value > 0, value, slope * value)
 
-        self._run(self._copy, [inputs], pass_relu)
+        self._run(self._copy, [tf.cast(inputs, _PRECISION)], pass_relu)
         return gates
 
-    def _counted(self, squares: tf.Tensor, gates: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        remaining = iter(gates)
+    def _counted(self, inputs: tf.Tensor, gates: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        remaining, squares = iter(gates), tf.square(tf.cast(inputs, _PRECISION))
         outputs = self._run(self._copy, [squares], lambda layer, value: value * tf.cast(next(remaining), value.dtype))
         return [tf.reduce_sum(output, axis=0) for output in outputs]
 

@@ -67,13 +67,9 @@ class Distribution:
 
     def of_all_workers(self, numbers: Sequence[int]) -> np.ndarray:
         """Returns the numbers that each process gives, as many, in an array of shape (processes, numbers)."""
-        worker = self._local_ids[0] // len(self._local_ids)
         own = np.zeros((self.workers, len(numbers)), np.int64)
-        own[worker] = numbers
-        first, *others = (own, *[np.zeros_like(own)] * (len(self._local_ids) - 1))
-        values = self._joined(list(map(tf.constant, (first, *others))))
-        with self.naming_lost_workers():
-            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+        own[self._worker] = numbers
+        return self._sum_of_workers(tf.constant(own)).numpy()
 
     def from_chief(self, content: bytes) -> bytes:
         """Returns the content that the first process gives."""
@@ -130,6 +126,24 @@ class Distribution:
 
         return on_all
 
+    def on_each(self, function: Callable[..., Sequence[Any]], *, sums: bool) -> Callable[..., list[Any]]:
+        """Returns a function, to be traced, of what each replica holds, which does on each what another one does.
+
+        Args:
+            function: Takes tensors, or structures of them. Returns tensors.
+            sums: Whether to return their sums over all replicas, rather than what each of them has.
+        """
+
+        def on_replica(*arguments):
+            results = list(function(*arguments))
+            return _sum(results) if sums else results
+
+        def on_all(*arguments):
+            results = self.strategy.run(on_replica, args=arguments)
+            return [self.strategy.experimental_local_results(each)[0] for each in results] if sums else results
+
+        return on_all
+
     def parts(self, arguments: Any) -> tuple[Any, Any]:
         """Returns the numbers of rows and the parts of a global batch, for each replica of this process.
 
@@ -164,6 +178,46 @@ class Distribution:
         leaves = zip(*map(tf.nest.flatten, parts))
         joined = [None if each[0] is None else self._joined(each) for each in leaves]
         return tf.nest.pack_sequence_as(parts[0], joined)
+
+    def whole(self, arguments: Any) -> Any:
+        """Returns a batch as one, on every process, of which each replica may hold a part.
+
+        Raises:
+            ValueError: If several processes hold parts of strings, or of sparse or ragged tensors.
+        """
+        return tf.nest.map_structure(self._whole, arguments)
+
+    def _whole(self, leaf: Any) -> Any:
+        if not isinstance(leaf, tf.distribute.DistributedValues):
+            return leaf
+        parts = list(self.strategy.experimental_local_results(leaf))
+        if self.workers == 1:
+            is_sparse = isinstance(parts[0], tf.SparseTensor)
+            return tf.sparse.concat(axis=0, sp_inputs=parts) if is_sparse else tf.concat(parts, axis=0)
+        dtype = parts[0].dtype
+        if not isinstance(parts[0], tf.Tensor) or dtype == tf.string:
+            raise ValueError(
+                "Expected data that every worker draws as a whole, such as arrays or a list of batches, since strings, "
+                "sparse and ragged tensors cannot be put together from several workers. "
+                f"Received: a distributed dataset of {dtype.name}, in a {type(parts[0]).__name__}"
+            )
+        own = tf.concat(parts, axis=0)
+        counts = self.of_all_workers([own.shape[0]])[:, 0]
+        before, after = counts[: self._worker].sum(), counts[self._worker + 1 :].sum()
+        wide = tf.float64 if dtype.is_floating else tf.int64  # which TensorFlow's collective operations know
+        padded = tf.pad(tf.cast(own, wide), [[before, after], *[[0, 0]] * (own.shape.rank - 1)])
+        return tf.cast(self._sum_of_workers(padded), dtype)  # not by `gather`, which is traced at every call
+
+    @property
+    def _worker(self) -> int:
+        """The number of this process."""
+        return self._local_ids[0] // len(self._local_ids)
+
+    def _sum_of_workers(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of what each process gives."""
+        values = self._joined([value, *[tf.zeros_like(value)] * (len(self._local_ids) - 1)])
+        with self.naming_lost_workers():
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
 
     def _local_values(self, leaf: Any) -> Sequence[Any]:
         if isinstance(leaf, tf.distribute.DistributedValues):
@@ -206,6 +260,12 @@ def distribution_of_model(model: Any) -> Distribution | None:
             f"{distribution.strategy.num_replicas_in_sync} replicas"
         )
     return distribution
+
+
+def writes_files(model: Any) -> bool:
+    """Whether this process is the one that writes files: of a MultiWorkerMirroredStrategy the first one."""
+    strategy = model.distribute_strategy
+    return not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or Distribution(strategy).is_chief
 
 
 def _unknown(strategy: tf.distribute.Strategy) -> str:

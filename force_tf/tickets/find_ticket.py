@@ -22,6 +22,7 @@ from force_tf.models.prunable import all_prunable_weights, prunable_weights
 from force_tf.models.rebuild import rebuild
 from force_tf.search.network import check_searchable
 from force_tf.search.planning import make_plan
+from force_tf.search.workers import Workers
 from force_tf.support import arguments
 from force_tf.support.state_file import StateFile, digest_of
 from force_tf.tickets.progress import Progress, read, write
@@ -119,7 +120,7 @@ def find_ticket(
     check_searchable(model)
     wrapper_class(model)  # a search of hours should not end with a package that is missing
     rebuild(model)  # raises if every round could not train a copy
-    search = _Search(model, fit, settings, layers, None if checkpoint is None else StateFile(checkpoint, "ticket"))
+    search = _Search(model, fit, settings, layers, checkpoint)
     return search.run(1 if verbose == "auto" else verbose)
 
 
@@ -142,9 +143,10 @@ class _Search:
         fit: Callable[[Any], Any],
         settings: dict[str, Any],
         layers: LayerSelection,
-        file: StateFile | None,
+        checkpoint: str | os.PathLike | None,
     ):
-        self._model, self._fit, self._settings, self._file = model, fit, settings, file
+        self._model, self._fit, self._settings, self._workers = model, fit, settings, Workers(model)
+        self._file: StateFile | None = None
         self._weights, self._left_out = prunable_weights(model, layers)
         total = sum(weight.size for weight in self._weights)
         counts = kept_counts(total, settings["sparsity"], settings["fraction"])
@@ -161,13 +163,16 @@ class _Search:
         )
         self._health = Health(model, _ADVICE)
         self._progress = Progress(kept=np.ones(total, bool))
-        if file is not None:
-            file.begin(self._description(counts))
-            self._progress = read(file, total) or self._progress
+        if checkpoint is not None:
+            reads = {"read": self._workers.content_of, "makes_folder": self._workers.is_chief}
+            self._file = StateFile(checkpoint, "ticket", **reads)
+            # Other processes have other batch statistics.
+            self._file.begin(self._workers.agree(self._description(counts)))
+            self._progress = read(self._file, total) or self._progress
 
     def run(self, verbose: int) -> Ticket:
         """Makes the rounds that are left, and returns the ticket."""
-        rounds = len(self._plan.counts)
+        rounds, verbose = len(self._plan.counts), verbose if self._workers.is_chief else 0
         bar = keras.utils.Progbar(rounds, verbose=verbose, unit_name="round", stateful_metrics=["density"])
         while (done := len(self._progress.history)) < rounds:
             row = self._round(done + 1)
@@ -260,7 +265,9 @@ class _Search:
                 f"Received: weights that are not finite in {', '.join(bad)}, after round {number}"
             )
         scores = np.concatenate([np.abs(value).ravel() for value in values])
-        return self._granularity.cut(self._plan, number, scores, self._progress.kept)
+        kept = self._granularity.cut(self._plan, number, scores, self._progress.kept)
+        self._workers.check_same("masks", lambda: np.packbits(kept).tobytes(), "settings and a `fit` that trains alike")
+        return kept
 
     def _masks(self) -> Masks:
         masks = dict(zip((weight.path for weight in self._weights), split(self._progress.kept, self._weights)))
@@ -277,7 +284,7 @@ class _Search:
         }
 
     def _save(self) -> None:
-        if self._file is not None:
+        if self._file is not None and self._workers.is_chief:
             write(self._file, self._progress)
 
 

@@ -10,6 +10,8 @@ from force_tf.training.between_updates import BetweenUpdates
 from force_tf.training.live_masks import LiveMasks
 from force_tf.training.timetable import Timetable
 
+_SIGNS = tf.float16  # the smallest type of numbers that TensorFlow makes variables of on several workers
+
 
 class SignFlipCounter(BetweenUpdates):
     """Counts, of each kept weight, the steps after which its sign is another one than before.
@@ -25,7 +27,7 @@ class SignFlipCounter(BetweenUpdates):
     def __init__(self, live: LiveMasks):
         self._live = live
         self._counts = live.remember(self.NAME, tf.int32)
-        self._signs = live.variables(tf.int8)
+        self._signs = live.variables(_SIGNS)
 
     def begin(self, timetable: Timetable, done: int | None) -> None:
         for each, signs, count in zip(self._live, self._signs, self._counts):
@@ -48,4 +50,4 @@ def _observer(mask: Any, before: tf.Variable, count: tf.Variable) -> Any:
 
 
 def _signs(value: Any) -> tf.Tensor:
-    return tf.cast(tf.sign(tf.convert_to_tensor(value)), tf.int8)
+    return tf.cast(tf.sign(tf.convert_to_tensor(value)), _SIGNS)

@@ -20,6 +20,7 @@ from force_tf.models.output_channels import dead_channels, output_axes
 from force_tf.models.paths import layers_by_path, split_path
 from force_tf.models.weights import weight_variable
 from force_tf.objective.batches import Batch, Batches
+from force_tf.objective.distribution import writes_files
 from force_tf.objective.objective import Objective
 
 __all__ = ["SparsityLogger"]
@@ -54,7 +55,8 @@ class SparsityLogger(keras.callbacks.Callback):
 
     Args:
         log_dir: The folder for TensorBoard's files, which appear beside others that are there; None for none. The
-            step of the scalars is the epoch. Each epoch is on disk when it ends, also if `fit` is interrupted later.
+            step of the scalars is the epoch. Each epoch is on disk when it ends, also if `fit` is interrupted later. Of
+            several workers the first one writes.
         data: What `fit` takes, batched; its first batch is used for the gradient check. None: no such check.
         loss: A loss for the check, as in `PruneAtInit.find_masks`; None for what the model trains on.
         per_layer: Whether the logs of `fit` get the entries with a path. `False` keeps the progress bar short, which
@@ -109,7 +111,7 @@ class SparsityLogger(keras.callbacks.Callback):
         if self._batch is not None:
             self._gradients = _Gradients(self.model, self.loss, self._batch, masks)
         self._close()  # what an interrupted fit left open
-        if self.log_dir is not None:
+        if self.log_dir is not None and writes_files(self.model):
             self._writer = tf.summary.create_file_writer(self.log_dir)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import force_tf
+from force_tf.objective.distribution import Distribution
 from helpers.golden_cases import build, load, pruner_for, tags
 
 GOLDEN = (
@@ -171,6 +172,53 @@ def check_data(module):
         pruner.find_masks(plain, distributed, loss, verbose=0)
 
 
+def check_methods_without_a_loss(module):
+    """PX and NTK-SAP find the masks of one device, whatever form the data has."""
+
+    def make():
+        module.utils.set_random_seed(0)
+        layers, kinds = module.layers, {"dtype": "float64"}
+        inputs = module.Input((6, 4), **kinds)
+        x = layers.BatchNormalization(name="norm", **kinds)(layers.Conv1D(6, 3, name="conv", **kinds)(inputs))
+        x = layers.Flatten(**kinds)(layers.ReLU(**kinds)(x))
+        return module.Model(inputs, layers.Dense(3, name="head", **kinds)(x))
+
+    plain = make()
+    with STRATEGY.scope():
+        model = make()
+    # One row, so that a replica has none, comes at the end.
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    for method in ("px", "ntk_sap"):
+        pruner = force_tf.PruneAtInit(method, sparsity=0.7, steps=3, batches=3, seed=0)
+        masks = pruner.find_masks(plain, dataset, verbose=0)
+        for data in (list(dataset), dataset, STRATEGY.experimental_distribute_dataset(dataset)):
+            assert pruner.find_masks(model, data, verbose=0) == masks, f"{method}, {type(data).__name__}"
+
+
+def check_batches_that_are_put_together():
+    """Of every kind of tensor; over several processes only of those that TensorFlow can send."""
+    ragged = tf.ragged.constant([[1, 2], [], [3]])
+    wholes = [tf.cast(tf.range(5), tf.uint8), tf.constant([["a"], ["b"], ["c"]]), tf.sparse.eye(3), ragged]
+    of_one = Distribution(STRATEGY)
+    for whole in wholes:
+        again = of_one.whole(of_one.parts(whole)[1])
+        assert type(again) is type(whole)
+        for one, other in zip(tf.nest.flatten(whole, True), tf.nest.flatten(again, True), strict=True):
+            np.testing.assert_array_equal(one, other)
+    of_several = SeveralProcesses(STRATEGY)
+    np.testing.assert_array_equal(of_several.whole(of_several.parts(wholes[0])[1]), wholes[0])
+    for whole in wholes[1:]:
+        parts = of_several.parts(whole)[1]
+        with refused("Expected data that every worker draws as a whole, .* Received: a distributed dataset of "):
+            of_several.whole(parts)
+
+
+class SeveralProcesses(Distribution):
+    """What would be done if the replicas were in processes of their own."""
+
+    workers = 2
+
+
 def check_what_is_put_back(module):
     """Statistics, seeds and metrics come back as they were, on each replica its own."""
     with STRATEGY.scope():
@@ -236,9 +284,11 @@ if __name__ == "__main__":
         of = importlib.import_module(name)
         check_golden_masks(of, [":".join(each) for each in tags()] if is_whole else GOLDEN)
         check_statistics_of_each_replica(of)
+        check_methods_without_a_loss(of)
         check_what_is_put_back(of)
         if is_whole or name == names[0]:
             check_gradients(of)
             check_added_losses(of)
             check_data(of)
+            check_batches_that_are_put_together()
             check_refusals(of)
