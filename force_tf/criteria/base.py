@@ -66,6 +66,6 @@ class Criterion(abc.ABC):
             network: The network with the present masks applied: `model` computes with θ⊙m.
 
         Returns:
-            One float tensor per weight of `network.weights`, of its shape, without NaN. Scores of pruned weights count
-            where pruned weights may return.
+            One float tensor or array per weight of `network.weights`, of its shape, without NaN. Scores of pruned
+            weights count where pruned weights may return.
         """

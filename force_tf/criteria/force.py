@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
+from force_tf.criteria.sensitivity import sensitivities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,4 +24,4 @@ class FORCE(Criterion):
     """
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
-        return (tf.abs(weight * gradient) for weight, gradient in zip(network.dense, network.mean_gradient()))
+        return sensitivities(network.dense, network.mean_gradient())

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
+from force_tf.criteria.sensitivity import sensitivities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,4 +27,4 @@ class SNIP(Criterion):
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         gradients = network.mean_gradient()
-        return (tf.abs(weight * gradient) for weight, gradient in zip(network.masked_weights(), gradients))
+        return sensitivities(network.masked_weights(), gradients)

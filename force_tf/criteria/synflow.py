@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
+from force_tf.criteria.sensitivity import sensitivities
 from force_tf.models import keras_internals
 from force_tf.models.keras_models import array_variables, input_specs
 
@@ -42,7 +43,7 @@ class SynFlow(Criterion):
         specs = input_specs(network.model, network.batches)
         ones = tf.nest.map_structure(_one_row_of_ones, specs)
         gradients = network.gradient_function(total_flow, [specs])(ones)
-        return (tf.abs(weight * gradient) for weight, gradient in zip(network.masked_weights(), gradients))
+        return sensitivities(network.masked_weights(), gradients)
 
 
 @dataclasses.dataclass(frozen=True)

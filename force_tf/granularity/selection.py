@@ -5,17 +5,18 @@ Among equal scores the lower index wins, so that exactly k weights are kept what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from force_tf.support.blocks import of_size, over_blocks
 
 # Scores below this size are partitioned whole: a bracket would not pay.
 _SMALL = 1 << 17
 _SAMPLES = 1 << 15
 # Where at most one of so many scores is eligible, those are copied; where more are, all are compared in place.
 _FEW = 4
-# How many scores are looked at together.
-_BLOCK = 1 << 17
 
 
 def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.ndarray:
@@ -41,10 +42,8 @@ def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.
         keep = np.zeros(scores.size, bool)
         keep[places] = top_k(scores.take(places), k)
         return keep
-    threshold = _kth_largest(scores, k, eligible)
-    keep = _among(scores >= threshold, eligible)
-    surplus = int(np.count_nonzero(keep)) - k
-    for block in reversed(_blocks(scores.size)):
+    threshold, keep, surplus = _threshold_and_marks(scores, k, eligible)
+    for block in reversed(of_size(scores.size)):
         if not surplus:
             break
         ties = np.flatnonzero(keep[block] & (scores[block] == threshold))[-surplus:]
@@ -53,67 +52,115 @@ def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.
     return keep
 
 
-def _kth_largest(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.floating:
+def _threshold_and_marks(
+    scores: np.ndarray, k: int, eligible: np.ndarray | None
+) -> tuple[np.floating, np.ndarray, int]:
+    """Returns the k-th largest eligible score, marks of those that are not below it, and how many more than k."""
+    bracket = None if scores.size < _SMALL else _Bracket(scores, k, eligible)
+    if bracket is not None and bracket.holds_it:
+        return bracket.threshold, *bracket.marks()
+    threshold = _kth_largest(scores, k, eligible, bracket)
+    keep = _among(scores >= threshold, eligible)
+    return threshold, keep, int(np.count_nonzero(keep)) - k
+
+
+class _Bracket:
+    """Two bounds of the k-th largest of the eligible scores by a sample, and what lies above and between them.
+
+    The few scores between are copied and partitioned. Besides speed that avoids the worst case of `np.partition`, which
+    takes ten times as long when many scores are equal, as after a cut many are.
+    """
+
+    def __init__(self, scores: np.ndarray, k: int, eligible: np.ndarray | None):
+        available = scores.size if eligible is None else int(np.count_nonzero(eligible))
+        drawn = np.random.default_rng(0).integers(scores.size, size=_SAMPLES)
+        sample = _taken(scores[drawn], None if eligible is None else eligible[drawn])
+        sample.sort()
+        below = 1.0 - k / available
+        position = sample.size * below
+        margin = 6.0 * np.sqrt(position * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
+        low = sample[max(int(position - margin), 0)] if position > margin else scores.dtype.type(-np.inf)
+        high = sample[int(position + margin)] if position + margin < sample.size else scores.dtype.type(np.inf)
+        # The ends of the bracket are kept out of it: they may be values that millions of scores share.
+        self.low, self.high, self._k = low, high, k
+        self._from_high = np.empty(scores.size, bool)
+
+        def divide(block):
+            part, marks = scores[block], self._from_high[block]
+            np.greater_equal(part, high, out=marks)
+            within = part > low
+            np.greater(within, marks, out=within)
+            if eligible is not None:
+                marks &= eligible[block]
+                within &= eligible[block]
+            places = np.flatnonzero(within)
+            return np.count_nonzero(marks), places + block.start, part.take(places)
+
+        counts, places, inside = zip(*over_blocks(divide, scores.size))
+        self.above = int(sum(counts))
+        self._places, self.inside = np.concatenate(places), np.concatenate(inside)
+
+    @property
+    def holds_it(self) -> bool:
+        return self.above < self._k <= self.above + self.inside.size
+
+    @functools.cached_property
+    def threshold(self) -> np.floating:
+        """The k-th largest score, if the bracket holds it."""
+        position = self.above + self.inside.size - self._k
+        return np.partition(self.inside, position)[position]
+
+    def marks(self) -> tuple[np.ndarray, int]:
+        """Returns marks of the scores that are not below the threshold, and how many more than k they are."""
+        places = self._places[self.inside >= self.threshold]
+        self._from_high[places] = True
+        return self._from_high, self.above + places.size - self._k
+
+
+def _kth_largest(
+    scores: np.ndarray, k: int, eligible: np.ndarray | None = None, bracket: _Bracket | None = None
+) -> np.floating:
     """The k-th largest of the eligible scores.
 
-    A sample brackets it, so that only the few scores inside the bracket are copied and partitioned. Besides speed that
-    avoids the worst case of `np.partition`, which takes ten times as long when many scores are equal, as after a cut
-    many are.
+    Args:
+        scores: As in `top_k`.
+        k: As in `top_k`, at least 1.
+        eligible: As in `top_k`.
+        bracket: That of these arguments, if it is there already.
     """
-    available = scores.size if eligible is None else int(np.count_nonzero(eligible))
     if scores.size < _SMALL:
+        available = scores.size if eligible is None else int(np.count_nonzero(eligible))
         return np.partition(_taken(scores, eligible), available - k)[available - k]
-    drawn = np.random.default_rng(0).integers(scores.size, size=_SAMPLES)
-    sample = _taken(scores[drawn], None if eligible is None else eligible[drawn])
-    sample.sort()
-    below = 1.0 - k / available
-    position = sample.size * below
-    margin = 6.0 * np.sqrt(position * (1.0 - below)) + 6.0  # six standard deviations of the sample's quantile
-    low = sample[max(int(position - margin), 0)] if position > margin else scores.dtype.type(-np.inf)
-    high = sample[int(position + margin)] if position + margin < sample.size else scores.dtype.type(np.inf)
-    # The ends of the bracket are kept out of it: they may be values that millions of scores share.
-    from_high, inside = _divided(scores, low, high, eligible)
-    if k <= from_high:
+    bracket = _Bracket(scores, k, eligible) if bracket is None else bracket
+    if bracket.holds_it:
+        return bracket.threshold
+    low, high = bracket.low, bracket.high
+    if k <= bracket.above:
         larger = _where(scores, eligible, lambda part: part > high)
         return high if k > larger.size else _kth_largest(larger, k)  # the sample missed, however unlikely
-    if k <= from_high + inside.size:
-        position = from_high + inside.size - k
-        return np.partition(inside, position)[position]
-    from_low = sum(np.count_nonzero(_among(part >= low, allowed)) for part, allowed in _in_blocks(scores, eligible))
+    from_low = _count(scores, eligible, lambda part: part >= low)
     if k <= from_low:
         return low
     return _kth_largest(_where(scores, eligible, lambda part: part < low), k - from_low)
 
 
-def _divided(
-    scores: np.ndarray, low: np.floating, high: np.floating, eligible: np.ndarray | None
-) -> tuple[int, np.ndarray]:
-    """Returns how many eligible scores are not below a bracket, and those inside it.
-
-    Block by block, so that a block stays in the processor's cache and no marks of all scores are held.
-    """
-    from_high, inside = 0, []
-    for part, allowed in _in_blocks(scores, eligible):
-        from_high += np.count_nonzero(_among(part >= high, allowed))
-        within = _among(part > low, allowed)
-        within &= part < high
-        inside.append(_taken(part, within))
-    return from_high, np.concatenate(inside)
-
-
 def _where(scores: np.ndarray, eligible: np.ndarray | None, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """The eligible scores for which a condition holds."""
-    parts = _in_blocks(scores, eligible)
-    return np.concatenate([_taken(part, _among(holds(part), allowed)) for part, allowed in parts])
+    allowed = _of_block(eligible)
+    return np.concatenate(
+        over_blocks(lambda block: _taken(scores[block], _among(holds(scores[block]), allowed(block))), scores.size)
+    )
 
 
-def _in_blocks(scores: np.ndarray, eligible: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    for block in _blocks(scores.size):
-        yield scores[block], None if eligible is None else eligible[block]
+def _count(scores: np.ndarray, eligible: np.ndarray | None, holds: Callable[[np.ndarray], np.ndarray]) -> int:
+    """How many of the eligible scores a condition holds for."""
+    allowed = _of_block(eligible)
+    counts = over_blocks(lambda block: np.count_nonzero(_among(holds(scores[block]), allowed(block))), scores.size)
+    return int(sum(counts))
 
 
-def _blocks(size: int) -> list[slice]:
-    return [slice(begin, begin + _BLOCK) for begin in range(0, size, _BLOCK)]
+def _of_block(marks: np.ndarray | None) -> Callable[[slice], np.ndarray | None]:
+    return lambda block: None if marks is None else marks[block]
 
 
 def _among(marks: np.ndarray, eligible: np.ndarray | None) -> np.ndarray:

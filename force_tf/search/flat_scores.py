@@ -11,6 +11,10 @@ import tensorflow as tf
 
 from force_tf.granularity import split
 from force_tf.models.weights import PrunableWeight
+from force_tf.support.blocks import over_blocks
+
+# Where at most one of so many scores is kept, those are taken; where more are, the others are multiplied by zero.
+_FEW = 32
 
 
 def score_dtype(weights: Sequence[PrunableWeight]) -> type:
@@ -53,11 +57,17 @@ def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> No
         begin, end = end, end + weight.size
         flat[begin:end] = np.ravel(score)
         del score  # before the next one is made
-    # A sum is NaN if a summand is, or if both infinities are there; summing is cheaper than looking at every score.
-    with np.errstate(invalid="ignore", over="ignore"):
-        suspicious = np.isnan(flat.sum())
-    if suspicious:
+    if any(over_blocks(lambda block: _has_odd_sum(flat[block]), flat.size)):
         check_no_nan([np.count_nonzero(np.isnan(part)) for part in split(flat, weights)], weights)
+
+
+def _has_odd_sum(scores: np.ndarray) -> bool:
+    """Whether the sum is NaN, as it is if a summand is, or if both infinities are there.
+
+    Summing is cheaper than looking at every score.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isnan(scores.sum()))
 
 
 def check_no_nan(counts: Sequence[int], weights: Sequence[PrunableWeight]) -> None:
@@ -76,16 +86,26 @@ def check_no_nan(counts: Sequence[int], weights: Sequence[PrunableWeight]) -> No
 
 
 def saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
-    """The part of the sum of all absolute scores that the kept ones have. Works in place: the scores are spent."""
-    np.abs(scores, out=scores)
-    dtype = scores.dtype
-    with np.errstate(over="ignore"):
-        total = scores.sum()
-    if np.isinf(total) and dtype != np.float64:  # the sum may be, and no score
-        dtype = np.float64
-        total = scores.sum(dtype=dtype)
+    """The part of the sum of all absolute scores that the kept ones have."""
+    kept, total = _kept_and_total(scores, keep, scores.dtype)
+    if np.isinf(total) and scores.dtype != np.float64:  # the sum may be, and no score
+        kept, total = _kept_and_total(scores, keep, np.float64)
     if np.isinf(total):
         infinite = np.isinf(scores)
         return float(infinite[keep].sum() / infinite.sum())
-    # Not `sum(where=keep)`, which is several times slower.
-    return float(np.multiply(scores, keep, out=scores).sum(dtype=dtype) / total) if total else 0.0
+    return kept / total if total else 0.0
+
+
+def _kept_and_total(scores: np.ndarray, keep: np.ndarray, dtype: np.typing.DTypeLike) -> tuple[float, float]:
+    def sums(block):
+        magnitudes, marks = np.abs(scores[block]), keep[block]
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = magnitudes.sum(dtype=dtype)
+            if np.count_nonzero(marks) <= magnitudes.size // _FEW:
+                kept = magnitudes.take(np.flatnonzero(marks))
+            else:  # not `sum(where=marks)`, which is several times slower
+                kept = np.multiply(magnitudes, marks, out=magnitudes)
+            return float(kept.sum(dtype=dtype)), float(total)
+
+    kept, total = zip(*over_blocks(sums, scores.size))
+    return sum(kept), sum(total)

@@ -12,6 +12,7 @@ from force_tf.search.cut import Cut, CutFacts
 from force_tf.search.flat_scores import fill, saliency_kept
 from force_tf.search.repair import Repair
 from force_tf.search.zero_scores import ZeroScores
+from force_tf.support.blocks import over_blocks
 
 
 class HostCut(Cut):
@@ -62,13 +63,15 @@ class HostCut(Cut):
         return None if self._plan.revive or step == 1 else self._keep
 
     def _facts(self, before: np.ndarray) -> CutFacts:
-        """Returns what a cut tells of itself; the scores are spent."""
-        # Tensor by tensor, so that no more marks of all weights are held.
-        parts = zip(self.masks(), split(before, self._plan.weights))
+        used, keep = self.used(), self._keep
+
+        def revived(block):
+            return np.count_nonzero(keep[block] > before[block])
+
         return CutFacts(
-            kept=int(np.count_nonzero(self.used())),
-            saliency_kept=saliency_kept(self._scores, self._keep),
-            revived=sum(int(np.count_nonzero(now > old)) for now, old in parts),
+            kept=int(np.count_nonzero(used)),
+            saliency_kept=saliency_kept(self._scores, keep),
+            revived=int(sum(over_blocks(revived, keep.size))),
         )
 
     def _look_at_dense(self) -> None:

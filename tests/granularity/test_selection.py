@@ -11,6 +11,7 @@ import force_tf
 from force_tf import schedules
 from force_tf.granularity import selection
 from force_tf.granularity.selection import apportion, select, top_k
+from force_tf.support import blocks
 
 LARGE = (1 << 17) + 12_345  # arrays from 2^17 on are cut by another path
 SCORES = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1e-30, 1.0, 2.0, np.inf]) | st.floats(allow_nan=False, width=32)
@@ -146,7 +147,8 @@ def test_large_arrays_equal_the_reference(name):
 def test_any_sample_leads_to_the_same_cut(cut, samples, few, block):
     """The path of large arrays, with samples so small that they often miss the threshold."""
     scores, _, k, _, eligible = cut
-    with mock.patch.multiple(selection, _SMALL=2, _SAMPLES=samples, _FEW=few, _BLOCK=block):
+    small = mock.patch.multiple(selection, _SMALL=2, _SAMPLES=samples, _FEW=few)
+    with small, mock.patch.object(blocks, "BLOCK", block):
         np.testing.assert_array_equal(top_k(scores, k, eligible), reference_top_k(scores, k, eligible))
         np.testing.assert_array_equal(top_k(scores, k), reference_top_k(scores, k))
 
