@@ -68,20 +68,21 @@ class EarlyTicket(Criterion):
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         rate, prunable = self._rate(network.model), [weight.variable for weight in network.weights]
         variables = [*prunable, *network.other_variables]
-        weights, velocities = network.memory["weights"], network.memory["velocities"]
+        weights, velocities = (list(network.memory[name]) for name in ("weights", "velocities"))
+        # What is replaced below, tensor by tensor, is held nowhere else, so that there is one copy of all.
+        network.memory.update(weights=weights, velocities=velocities)
         masks = [tf.constant(mask) for mask in network.masks]
-        factors = [tf.cast(mask, weight.dtype) for mask, weight in zip(masks, weights)]
         for variable, weight, mask in zip(prunable, weights, masks):
             variable.assign(tf.where(mask, weight, 0))
         for _ in range(self.inner_steps):
             gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
-            velocities = [self.momentum * v - rate * gradient for v, gradient in zip(velocities, gradients)]
-            velocities[: len(factors)] = [v * factor for v, factor in zip(velocities, factors)]
-            for variable, velocity in zip(variables, velocities):
-                variable.assign_add(velocity)
-        trained = values_of(network.weights)
-        weights = [tf.where(mask, new, old) for mask, new, old in zip(masks, trained, weights)]
-        network.memory.update(weights=weights, velocities=velocities)
+            for place, variable in enumerate(variables):
+                velocity = self.momentum * velocities[place] - rate * gradients[place]
+                velocities[place] = tf.where(masks[place], velocity, 0) if place < len(masks) else velocity
+                gradients[place] = None
+                variable.assign_add(velocities[place])
+        for place, weight in enumerate(network.weights):
+            weights[place] = tf.where(masks[place], values_of([weight])[0], weights[place])
         return map(tf.abs, weights)
 
     def _rate(self, model: Any) -> float:

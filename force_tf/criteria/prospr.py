@@ -66,34 +66,43 @@ class ProsPr(Criterion):
         function = network.full_loss_gradient
         *inner, last = batches
         states = [_State(network)]
-        velocity = None
         try:
-            for batch in inner:
-                gradients = function(*batch)
-                velocity = gradients if velocity is None else _add(gradients, velocity, self.momentum)
-                weights = _add(states[-1].trainable, velocity, -self.inner_learning_rate)
-                _assign(states[-1].variables, weights)
-                states.append(_State(network))
+            self._train(function, network, states, inner)
             meta = function(*last)
             if not self.first_order:
-                meta = self._through_inner_steps(function, meta, states[:-1], inner)
+                self._go_back(function, meta, states, inner)
         finally:
             states[0].restore()
         return meta[: len(network.weights)]
 
-    def _through_inner_steps(
+    def _train(
+        self, function: GradientFunction, network: Network, states: list[_State], batches: Sequence[Batch]
+    ) -> None:
+        """Does the inner steps, and appends the states before all but the first, whose state is there."""
+        velocity = None
+        for step, batch in enumerate(batches):
+            if step:
+                states.append(_State(network))
+            gradients = function(*batch)
+            if velocity is not None:
+                _add(gradients, velocity, self.momentum)
+            velocity = gradients
+            for variable, weight, change in zip(states[-1].variables, states[-1].trainable, velocity):
+                variable.assign(weight + -self.inner_learning_rate * change)
+
+    def _go_back(
         self, function: GradientFunction, meta: list[tf.Tensor], states: Sequence[_State], batches: Sequence[Batch]
-    ) -> list[tf.Tensor]:
-        # The adjoint of v_i = μ v_{i−1} + ∇L_i(w_{i−1}), w_i = w_{i−1} − η v_i.
+    ) -> None:
+        """Makes ∂L/∂w_0 of ∂L/∂w_M, in its list.
+
+        By the adjoint of v_i = μ v_{i−1} + ∇L_i(w_{i−1}), w_i = w_{i−1} − η v_i.
+        """
         velocity_adjoint = [tf.zeros_like(tensor) for tensor in meta]
         for state, batch in zip(reversed(states), reversed(batches)):
             state.restore()  # with the seeds too: Dropout must drop what it dropped on the way there
-            velocity_adjoint = [
-                self.momentum * adjoint - self.inner_learning_rate * tensor
-                for adjoint, tensor in zip(velocity_adjoint, meta)
-            ]
-            meta = _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
-        return meta
+            for place, tensor in enumerate(meta):
+                velocity_adjoint[place] = self.momentum * velocity_adjoint[place] - self.inner_learning_rate * tensor
+            _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
 
 
 class _State:
@@ -112,8 +121,10 @@ class _State:
         _assign(self._others, self._other_values)
 
 
-def _add(tensors: Sequence[tf.Tensor], others: Sequence[tf.Tensor], factor: float) -> list[tf.Tensor]:
-    return [tensor + factor * other for tensor, other in zip(tensors, others)]
+def _add(tensors: list[tf.Tensor], others: Sequence[tf.Tensor], factor: float) -> None:
+    """Adds a multiple of other tensors, one by one, so that there are never three of all of them."""
+    for place, other in enumerate(others):
+        tensors[place] = tensors[place] + factor * other
 
 
 def _assign(variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
