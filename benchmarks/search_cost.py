@@ -27,7 +27,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import force_tf
-from force_tf.granularity.selection import top_k
+from force_tf.support.top_k import top_k
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
 import networks

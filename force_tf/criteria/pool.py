@@ -12,6 +12,7 @@ from force_tf.criteria.base import Criterion
 from force_tf.criteria.baselines import Magnitude
 from force_tf.criteria.gradient import GradientMagnitude
 from force_tf.criteria.network import Network
+from force_tf.support.top_k import top_k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +75,13 @@ def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: floa
     Returns:
         Flat floats: the second scores of candidates, and those of others lifted above all of them.
     """
-    kept = np.flatnonzero(kept)
-    candidates = kept[_smallest(first[kept], int(fraction * kept.size))]
-    scores = then + (then.max() - then.min() + 1)
-    scores[candidates] = then[candidates]
-    return scores
-
-
-def _smallest(values: np.ndarray, count: int) -> np.ndarray:
-    """Marks so many of the smallest values; of equal ones the last, as a cut keeps the first."""
-    marks = np.zeros(values.size, bool)
-    if count:
-        last = np.partition(values, count - 1)[count - 1]
-        marks = values < last
-        equal = np.flatnonzero(values == last)
-        marks[equal[equal.size - (count - np.count_nonzero(marks)) :]] = True
-    return marks
+    number = int(np.count_nonzero(kept))
+    # Of equal ones the last, as a cut keeps the first.
+    candidates = kept & ~top_k(first, number - int(fraction * number), kept)
+    lift = then.max() - then.min() + 1
+    if not np.isfinite(lift):
+        return np.where(candidates, then, then + lift)
+    return then + lift * ~candidates  # many times faster, of the same values
 
 
 def _flat(scores: Iterable[tf.Tensor]) -> np.ndarray:

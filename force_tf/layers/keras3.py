@@ -52,6 +52,10 @@ class _MaskedWeight(MaskedWeight):
     def unmasked(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.variable.unmasked())
 
+    def replace(self, value: tf.Tensor) -> None:
+        super().replace(value)
+        self.variable.assigned = False  # which spares whoever reads it next
+
     def forget_pruned(self, optimizer: Any | None = None) -> None:
         self.variable.constraint.forget_pruned(self.variable, optimizer)
 

@@ -130,6 +130,10 @@ class MaskedWeight:
             return
         self.variable.assign(masked(self.variable, self.mask))
 
+    def replace(self, value: tf.Tensor) -> None:
+        """Assigns a value whose pruned entries are zero already."""
+        self.variable.assign(value)
+
     def observe(self, observer: Callable[[Any], None] | None) -> None:
         """Calls a function with θ after every step of an optimizer, as part of the step; None to end it.
 

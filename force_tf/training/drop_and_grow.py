@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from force_tf.granularity.selection import top_k
+from force_tf.support.top_k import top_k
 
 Cut = Callable[[np.ndarray], np.ndarray]
 

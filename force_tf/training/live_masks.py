@@ -54,6 +54,7 @@ class LiveMasks:
                 "layers are frozen"
             )
         self.sizes = [weight.size for weight in self.weights]
+        self._slots: dict[int, list[Any]] = {}
         self._check_optimizer()
 
     def _check_optimizer(self) -> None:
@@ -77,7 +78,9 @@ class LiveMasks:
 
     def kept(self) -> np.ndarray:
         """Returns the masks, flat booleans."""
-        return np.concatenate([each.mask.numpy().astype(bool).ravel() for each in self])
+        # What a tensor holds is shared, and not copied as by `numpy()`.
+        parts = (np.ravel(tf.convert_to_tensor(each.mask)) for each in self)
+        return np.concatenate([part.astype(bool, copy=False) for part in parts])
 
     def remember(self, name: str, dtype: tf.DType, shape: Sequence[int] | None = None) -> list[tf.Variable]:
         """Returns variables of a name, one for each weight and of its shape or another, that files hold too."""
@@ -159,8 +162,15 @@ class LiveMasks:
 
     def _forget(self, each: MaskedWeight, survivors: tf.Tensor) -> None:
         """Makes zero what the optimizer remembers of weights that do not survive."""
-        for slot in keras_internals.optimizer_slots(self.optimizer, each.variable):
+        for slot in self._slots_of(each):
             slot.assign(masked(slot, survivors))
+
+    def _slots_of(self, each: MaskedWeight) -> list[Any]:
+        if keras_internals.is_legacy_optimizer(self.optimizer):
+            return keras_internals.optimizer_slots(self.optimizer, each.variable)
+        if id(each) not in self._slots:
+            self._slots[id(each)] = keras_internals.optimizer_slots(self.optimizer, each.variable)
+        return self._slots[id(each)]
 
     def move(self, update: Update) -> None:
         """Sets the masks. What does not survive is zero, in the weights and in all that the optimizer remembers.
@@ -172,7 +182,7 @@ class LiveMasks:
             each.mask.assign(tf.cast(kept, each.mask.dtype))
             if not each.is_dense:
                 survivors = tf.cast(survivors, each.variable.dtype)  # once, for all slots
-                each.variable.assign(masked(each.variable, survivors))
+                each.replace(masked(each.unmasked(), survivors))
                 self._forget(each, survivors)
 
 

@@ -232,13 +232,14 @@ class Session:
         cut = None if index >= self._timetable.cuts else self._cut_at(index, before, seed)
         moved = update(before, live.sizes, cut=cut, swap=self._swap_at(index, before, seed))
         live.move(moved)
-        dropped, grown = (int(np.count_nonzero(a & ~b)) for a, b in ((before, moved.kept), (moved.kept, before)))
+        count, stayed = int(np.count_nonzero(moved.kept)), int(np.count_nonzero(before & moved.kept))
+        dropped, grown = int(np.count_nonzero(before)) - stayed, count - stayed
         self._moved["weights_dropped"] += dropped
         self._moved["weights_grown"] += grown
         self.history.append(
             {
                 "step": self._last,
-                "density": int(np.count_nonzero(moved.kept)) / before.size,
+                "density": count / before.size,
                 "dropped": dropped,
                 "grown": grown,
                 "seconds": time.perf_counter() - began,

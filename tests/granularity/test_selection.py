@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import force_tf
 from force_tf import schedules
-from force_tf.granularity import selection
-from force_tf.granularity.selection import apportion, select, top_k
+from force_tf.granularity.selection import apportion, select
 from force_tf.support import blocks
+from force_tf.support import top_k as selection
+from force_tf.support.top_k import top_k
 
 LARGE = (1 << 17) + 12_345  # arrays from 2^17 on are cut by another path
 SCORES = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1e-30, 1.0, 2.0, np.inf]) | st.floats(allow_nan=False, width=32)
