@@ -57,6 +57,7 @@ _LONG = {
         "test_random_draws",
         "test_gradient_noise",
         "test_methods_contract",
+        "test_methods_under_conditions",
         "test_budget",
     ),
 }

@@ -101,6 +101,7 @@ def test_several_steps_at_once(either_keras):
     is_pruned_to(five)
 
 
+@keras_3_first
 @pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_mixed_precision(either_keras, policy):
     with dtype_policy(policy, either_keras):
@@ -178,19 +179,6 @@ def test_a_saved_model(either_keras, tmp_path, pruning):
     assert is_pruned_to(resumed) == force_tf.get_masks(at_once)
     for one, other in zip(at_once.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
-
-
-def test_by_hand_is_as_under_fit(either_keras):
-    by_hand, under_fit = sparse_model(either_keras), sparse_model(either_keras)
-    fit(under_fit, rigl())
-    pruning = rigl()
-    pruning.start(by_hand, steps=32)
-    for _ in range(4):
-        for begin in range(0, 64, 8):
-            by_hand.train_on_batch(X[begin : begin + 8], Y[begin : begin + 8])
-            pruning.after_step()
-    pruning.stop()
-    assert is_pruned_to(by_hand) == force_tf.get_masks(under_fit)
 
 
 @pytest.mark.parametrize("granularity", [(1, 4), "2:4", "channel"])
