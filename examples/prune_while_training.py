@@ -3,8 +3,9 @@ r"""Prunes a network while it trains, by several methods, and compares what come
     python examples/prune_while_training.py --sparsity=0.95 --methods=gmp,granet,rigl
 
 Needs no download by default: the images are scikit-learn's handwritten digits. "rigl" and "set" train a sparse network
-from the first step to the last, under random masks by Erdős–Rényi kernel. The others start dense. On MNIST
-or CIFAR-10, of TensorFlow Datasets:
+from the first step to the last, under random masks by Erdős–Rényi kernel, and "granet_st" is "granet" from half of the
+weights, chosen so. The others start dense. "snap_it" prunes whole channels. On MNIST or CIFAR-10, of TensorFlow
+Datasets:
 
     python examples/prune_while_training.py --dataset=cifar10 --network=resnet20 --epochs=160 --every=1000
 
@@ -31,8 +32,8 @@ from training import cross_entropy, train
 
 import force_tf
 
-_START_SPARSE = ("rigl", "set")
-_START_DENSE = ("gmp", "granet", "dpf", "fggp", "snip_it", "flipout", "greg", "greg_2", "annealing")
+_START_SPARSE = ("granet_st", "rigl", "set")
+_START_DENSE = ("gmp", "granet", "dpf", "fggp", "snip_it", "snap_it", "flipout", "greg", "greg_2", "annealing")
 _METHODS_KNOWN = (*_START_DENSE, *_START_SPARSE)
 _KERAS = flags.DEFINE_enum("keras", "keras", ("keras", "tf_keras"), "Keras 3, or the legacy Keras of tfmot.")
 _DATASET = flags.DEFINE_enum("dataset", "digits", image_data.NAMES, "The images to learn.")
@@ -85,9 +86,10 @@ def _train(method: str, data: image_data.ImageData) -> tuple[Any, list[dict[str,
     if method != "dense":
         callbacks.append(
             force_tf.callbacks.PruneDuringTraining(
-                method,
+                method.removesuffix("_st"),
                 sparsity=_SPARSITY.value,
-                every=None if method == "snip_it" else _EVERY.value,
+                initial_sparsity=_start(method),
+                every=None if method in ("snip_it", "snap_it") else _EVERY.value,
                 data=data.train_batches(_BATCH_SIZE.value, _SEED.value + 1),
                 loss=cross_entropy(model),
                 seed=_SEED.value,
@@ -110,8 +112,15 @@ def _masked(method: str, model: Any) -> Any:
     """Returns the network with the masks that a method starts from."""
     if method not in _START_SPARSE:
         return force_tf.apply_masks(model)
-    at_random = force_tf.PruneAtInit("random", sparsity=_SPARSITY.value, scope="erk", seed=_SEED.value)
+    at_random = force_tf.PruneAtInit("random", sparsity=_start(method), scope="erk", seed=_SEED.value)
     return at_random.prune(model, verbose=0)
+
+
+def _start(method: str) -> float:
+    """Returns the sparsity that a method starts from."""
+    if method == "granet_st":
+        return min(0.5, _SPARSITY.value)
+    return _SPARSITY.value if method in _START_SPARSE else 0.0
 
 
 if __name__ == "__main__":

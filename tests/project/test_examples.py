@@ -151,12 +151,21 @@ def test_shrink_and_train(tmp_path):
 
 
 def test_prune_while_training(tmp_path):
-    flags = ("--methods=gmp,rigl", "--sparsity=0.8", "--epochs=2", "--limit=320", f"--output_dir={tmp_path}")
+    flags = (
+        "--methods=gmp,rigl,granet_st,snap_it",
+        "--sparsity=0.8",
+        "--epochs=2",
+        "--limit=320",
+        f"--output_dir={tmp_path}",
+    )
     result = run("examples/prune_while_training.py", *flags)
     assert result.returncode == 0, result.stderr
     assert result.stderr == "", "nothing but the table belongs on the terminal"
     results = read_results(tmp_path)
-    assert list(results) == ["dense", "gmp", "rigl"]
+    assert list(results) == ["dense", "gmp", "rigl", "granet_st", "snap_it"]
+    assert results["granet_st"]["updates"][0]["density"] < 0.5
+    assert results["granet_st"]["history"][-1]["density"] == pytest.approx(0.2, abs=1e-3)
+    assert 0.1 < results["snap_it"]["history"][-1]["density"] <= 0.2  # whole channels, no more
     for method in ("gmp", "rigl"):
         assert results[method]["history"][-1]["density"] == pytest.approx(0.2, abs=1e-3)
         assert results[method]["updates"][0]["step"] == 0
