@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -68,21 +69,29 @@ class EarlyTicket(Criterion):
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         rate, prunable = self._rate(network.model), [weight.variable for weight in network.weights]
         variables = [*prunable, *network.other_variables]
-        weights, velocities = (list(network.memory[name]) for name in ("weights", "velocities"))
-        # What is replaced below, tensor by tensor, is held nowhere else, so that there is one copy of all.
-        network.memory.update(weights=weights, velocities=velocities)
-        masks = [tf.constant(mask) for mask in network.masks]
-        for variable, weight, mask in zip(prunable, weights, masks):
-            variable.assign(tf.where(mask, weight, 0))
+        # Out of the memory, so that what is replaced below, tensor by tensor, is held nowhere else.
+        weights, velocities = (list(network.memory.pop(name)) for name in ("weights", "velocities"))
+        # While the network trains, its variables hold the kept weights. A pruned weight has no velocity: its last value
+        # stands in the place of that, so that one copy holds both.
+        for place, (variable, mask) in enumerate(zip(prunable, network.masks)):
+            variable.assign(tf.where(mask, weights[place], 0))
+            velocities[place] = tf.where(mask, velocities[place], weights[place])
+            weights[place] = None
         for _ in range(self.inner_steps):
             gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
-            for place, variable in enumerate(variables):
-                velocity = self.momentum * velocities[place] - rate * gradients[place]
-                velocities[place] = tf.where(masks[place], velocity, 0) if place < len(masks) else velocity
+            for place, (variable, mask) in enumerate(itertools.zip_longest(variables, network.masks, fillvalue=True)):
+                gradients[place] = rate * gradients[place]
+                velocity = self.momentum * velocities[place]
+                velocity -= gradients[place]
                 gradients[place] = None
-                variable.assign_add(velocities[place])
-        for place, weight in enumerate(network.weights):
-            weights[place] = tf.where(masks[place], values_of([weight])[0], weights[place])
+                velocities[place] = tf.where(mask, velocity, velocities[place])
+                velocity = tf.where(mask, velocity, 0)
+                variable.assign_add(velocity)
+                del velocity  # before the next gradient is computed
+        for place, (weight, mask) in enumerate(zip(network.weights, network.masks)):
+            weights[place] = tf.where(mask, values_of([weight])[0], velocities[place])
+            velocities[place] = tf.where(mask, velocities[place], 0)
+        network.memory.update(weights=weights, velocities=velocities)
         return map(tf.abs, weights)
 
     def _rate(self, model: Any) -> float:

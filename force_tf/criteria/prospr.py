@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -65,7 +64,7 @@ class ProsPr(Criterion):
         """∂L(w_M)/∂w_0 by the prunable weights; the model comes back as it was."""
         function = network.full_loss_gradient
         *inner, last = batches
-        states = [_State(network)]
+        states = [_State(network, holds_prunable=False)]
         try:
             self._train(function, network, states, inner)
             meta = function(*last)
@@ -87,46 +86,51 @@ class ProsPr(Criterion):
             if velocity is not None:
                 _add(gradients, velocity, self.momentum)
             velocity = gradients
-            for variable, weight, change in zip(states[-1].variables, states[-1].trainable, velocity):
-                variable.assign(weight + -self.inner_learning_rate * change)
+            for variable, change in zip(states[-1].variables, velocity):
+                variable.assign(tf.convert_to_tensor(variable) + -self.inner_learning_rate * change)
 
     def _go_back(
-        self, function: GradientFunction, meta: list[tf.Tensor], states: Sequence[_State], batches: Sequence[Batch]
+        self, function: GradientFunction, meta: list[tf.Tensor], states: list[_State], batches: Sequence[Batch]
     ) -> None:
-        """Makes ∂L/∂w_0 of ∂L/∂w_M, in its list.
+        """Makes ∂L/∂w_0 of ∂L/∂w_M, in its list, and lets go of all states but the first on the way.
 
         By the adjoint of v_i = μ v_{i−1} + ∇L_i(w_{i−1}), w_i = w_{i−1} − η v_i.
         """
         velocity_adjoint = [tf.zeros_like(tensor) for tensor in meta]
-        for state, batch in zip(reversed(states), reversed(batches)):
-            state.restore()  # with the seeds too: Dropout must drop what it dropped on the way there
+        for batch in reversed(batches):
+            states[-1].restore()  # with the seeds too: Dropout must drop what it dropped on the way there
             for place, tensor in enumerate(meta):
                 velocity_adjoint[place] = self.momentum * velocity_adjoint[place] - self.inner_learning_rate * tensor
             _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
+            if len(states) > 1:  # the first one puts the model back
+                states.pop()
 
 
 class _State:
-    """The values of all variables of a network at one inner step."""
+    """The values of all variables of a network at one inner step.
 
-    def __init__(self, network: Network):
+    Args:
+        network: The network.
+        holds_prunable: Whether to hold those of the prunable weights too; False where they are θ⊙m, which is made anew.
+    """
+
+    def __init__(self, network: Network, holds_prunable: bool = True):
+        self._network, self._holds_prunable = network, holds_prunable
         self.variables = [weight.variable for weight in network.weights] + network.other_variables
-        self.trainable = [tf.convert_to_tensor(variable) for variable in self.variables]
+        trained = self.variables if holds_prunable else network.other_variables
         trainable = {id(variable) for variable in network.model.trainable_variables}
         every = array_variables(network.model) + state_variables(network.model)
-        self._others = [each for each in every if id(each) not in trainable]
-        self._other_values = [tf.convert_to_tensor(variable) for variable in self._others]
+        self._held = trained + [each for each in every if id(each) not in trainable]
+        self._values = [tf.convert_to_tensor(variable) for variable in self._held]
 
     def restore(self) -> None:
-        _assign(self.variables, self.trainable)
-        _assign(self._others, self._other_values)
+        if not self._holds_prunable:
+            self._network.assign_masks(self._network.masks)
+        for variable, value in zip(self._held, self._values):
+            variable.assign(value)
 
 
 def _add(tensors: list[tf.Tensor], others: Sequence[tf.Tensor], factor: float) -> None:
     """Adds a multiple of other tensors, one by one, so that there are never three of all of them."""
     for place, other in enumerate(others):
         tensors[place] = tensors[place] + factor * other
-
-
-def _assign(variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
-    for variable, value in zip(variables, values):
-        variable.assign(value)

@@ -99,6 +99,7 @@ class Checkpoint:
             network.memory[key] = [tensor_of(arrays[f"memory {key} {i}"]) for i in range(count)]
         if network.batches is not None:
             network.batches.restore(self._folder, facts["data"])
+        arrays.clear()  # else what the network holds now would be held twice
         return progress
 
     def is_due(self, step: int) -> bool:
