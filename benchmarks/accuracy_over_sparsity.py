@@ -5,7 +5,8 @@ r"""Repeats a figure of the FORCE paper (arXiv 2006.09081) in short: test accura
 prunes and trains narrow forms of VGG19 and ResNet50, whose hidden layers have `--vgg19_width` and `--resnet50_width`
 times the channels of the papers', on a part of the images, averaged to 16x16 pixels, without augmentation. "snip_mb"
 and "grasp_mb" look at as many batches as FORCE does, 60. All train by SGD with momentum 0.9 and weight decay 5e-4, and
-a learning rate that falls to a tenth after 3/7 and again after 5/7 of the epochs.
+a learning rate that falls to a tenth after 3/7 and again after 5/7 of the epochs. `--methods` takes those that move
+masks during training, and lottery tickets, too, as `mnist_results.py` does.
 
 Every result is a line in the output file; run the same command again to go on after an interruption, or with more
 seeds. Processes with other networks or seeds may share the file. `--tables_only` prints the tables of what is there
@@ -20,7 +21,7 @@ import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
@@ -40,8 +41,6 @@ from list_flags import check_counts, check_fractions, check_names
 from script import run_script
 from training import train
 
-import force_tf
-
 _METHODS_COMPARED = (
     *("dense", "random", "random_erk", "snip", "snip_mb", "grasp", "grasp_mb"),
     *("synflow", "iter_snip", "grasp_it", "force", "early_ticket"),
@@ -56,8 +55,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets kee
 _WIDTHS = {
     "vgg19": flags.DEFINE_float("vgg19_width", 0.25, "Channels, in those of VGG19.", lower_bound=0.0),
     "resnet50": flags.DEFINE_float("resnet50_width", 0.125, "Channels, in those of ResNet50.", lower_bound=0.0),
+    "vgg11": flags.DEFINE_float("vgg11_width", 0.25, "Channels, in those of VGG11.", lower_bound=0.0),
 }
-_NETWORKS = flags.DEFINE_list("networks", ",".join(_WIDTHS), "Which networks to train.")
+_NETWORKS = flags.DEFINE_list("networks", "vgg19,resnet50", "Which networks to train.")
 _METHODS = flags.DEFINE_list("methods", ",".join(_METHODS_COMPARED), "Which methods to compare.")
 _SPARSITIES = flags.DEFINE_list("sparsities", "0.95,0.98,0.99,0.995,0.999", "Fractions of the weights to remove.")
 _SEEDS = flags.DEFINE_list("seeds", "0,1", "Which seeds, of the weights, the batches and the search.")
@@ -72,7 +72,7 @@ _FIGURES = flags.DEFINE_string("figures", None, "A folder for the figure.")
 Row = dict[str, Any]
 
 check_names("networks", _WIDTHS)
-check_names("methods", _METHODS_COMPARED)
+check_names("methods", compared_methods.NAMES)
 check_fractions("sparsities")
 check_counts("seeds", least=0)
 
@@ -107,7 +107,10 @@ def _cases() -> Iterator[Row]:
 
 
 def _columns(method: str) -> list[float]:
-    return [0.0] if method == "dense" else [float(sparsity) for sparsity in _SPARSITIES.value]
+    sparsities = [float(sparsity) for sparsity in _SPARSITIES.value]
+    if method == compared_methods.TICKET:
+        return [max(sparsities)]  # the rounds pass by the others
+    return [0.0] if method == "dense" else sparsities
 
 
 def _case(network: str, method: str, sparsity: float, seed: int) -> Row:
@@ -132,21 +135,38 @@ def _result(case: Row, data: image_data.ImageData) -> Row:
     keras.backend.clear_session()
     seed = case["seed"]
     network = networks.build(case["network"], data.input_shape, data.classes, seed, _WEIGHT_DECAY, width=case["width"])
-    facts: Row = {"parameters": network.count_params()}
+    parameters = network.count_params()
+    fit = _fit(case, data)
     begin = time.process_time()
-    if case["method"] != "dense":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a collapse is a result here, and told as such
-            masks = compared_methods.find_masks(
-                case["method"], network, data, case["sparsity"], case["batch_size"], seed
-            )
-        network = force_tf.apply_masks(network, masks)
-        facts |= {"kept": masks.kept, "total": masks.total, "search_cpu_seconds": time.process_time() - begin}
-        facts |= {name: masks.metadata.get(name) for name in ("collapsed", "effective_sparsity")}
-    begin = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a collapse is a result here, and told as such
+        model, callbacks, facts = compared_methods.start(
+            case["method"],
+            network,
+            data,
+            sparsity=case["sparsity"],
+            batch=case["batch_size"],
+            seed=seed,
+            fit=fit,
+            folder=f"{_OUTPUT.value}.{case['network']}-{case['sparsity']}-{seed}",
+        )
+        found = time.process_time()
+        accuracy = fit(model, callbacks)
+    seconds = {"search_cpu_seconds": found - begin, "train_cpu_seconds": time.process_time() - found}
+    facts |= compared_methods.end(model, callbacks, data)
+    return {"parameters": parameters, **facts, "accuracy": accuracy, **seconds}
+
+
+def _fit(case: Row, data: image_data.ImageData) -> Callable[..., float]:
+    """Returns what trains a model as all are trained here, and returns its test accuracy in percent."""
     settings = {name: case[name] for name in ("learning_rate", "batch_size", "epochs", "seed")}
-    last = train(network, data, **settings, whole_epochs=True, test_last_only=True)[-1]
-    return facts | {"accuracy": 100 * last["val_accuracy"], "train_cpu_seconds": time.process_time() - begin}
+
+    def fit(model: Any, callbacks: Sequence[Any] = ()) -> float:
+        whole = not callbacks  # which are called between executions
+        rows = train(model, data, **settings, whole_epochs=whole, test_last_only=True, callbacks=callbacks)
+        return 100 * rows[-1]["val_accuracy"]
+
+    return fit
 
 
 def _say(number: str, row: Row) -> None:
@@ -158,36 +178,43 @@ def _say(number: str, row: Row) -> None:
     )
 
 
-def _accuracies(rows: Sequence[Row], network: str, method: str, sparsity: float) -> list[float]:
-    cases = [_case(network, method, sparsity, int(seed)) for seed in _SEEDS.value]
-    return [row["accuracy"] for case in cases for row in _found(rows, case)[:1]]
-
-
 def _table(rows: Sequence[Row], network: str) -> str:
     sparsities = _columns("any that prunes")
-    lines = [
-        "| Method | "
-        + " | ".join(f"{100 * sparsity:.4g}%" for sparsity in sparsities)
-        + " | CPU seconds of a search |",
-        "|---|" + "---|" * (len(sparsities) + 1),
-    ]
+    heads = [*(f"{100 * sparsity:.4g}%" for sparsity in sparsities), "CPU seconds, search", "and training"]
+    lines = [f"| Method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for method in _METHODS.value:
+        found = _all_found(rows, network, method, _columns(method))
         if method == "dense":
-            dense = _spread(_accuracies(rows, network, method, 0.0))
-            lines.append(f"| dense | {dense} |" + " |" * (len(sparsities) - 1) + " – |")
-            continue
-        cells = [_cell(rows, network, method, sparsity) for sparsity in sparsities]
-        cases = [_case(network, method, each, int(seed)) for each in sparsities for seed in _SEEDS.value]
-        seconds = [row["search_cpu_seconds"] for case in cases for row in _found(rows, case)]
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {np.mean(seconds):.0f} |" if seconds else " | – |")
+            cells = [_spread([row["accuracy"] for row in found])] * len(sparsities)
+        elif method == compared_methods.TICKET:
+            cells = [_ticket_cell(found, sparsity) for sparsity in sparsities]
+        else:
+            cells = [_cell(_all_found(rows, network, method, [sparsity])) for sparsity in sparsities]
+        cells += [_mean_seconds(found, "search_cpu_seconds"), _mean_seconds(found, "train_cpu_seconds")]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(rows: Sequence[Row], network: str, method: str, sparsity: float) -> str:
-    cell = _spread(_accuracies(rows, network, method, sparsity))
-    found = [row for seed in _SEEDS.value for row in _found(rows, _case(network, method, sparsity, int(seed)))]
+def _all_found(rows: Sequence[Row], network: str, method: str, sparsities: Sequence[float]) -> list[Row]:
+    cases = [_case(network, method, sparsity, int(seed)) for sparsity in sparsities for seed in _SEEDS.value]
+    return [row for case in cases for row in _found(rows, case)[:1]]
+
+
+def _cell(found: Sequence[Row]) -> str:
+    cell = _spread([row["accuracy"] for row in found])
     collapsed = sum(bool(row["collapsed"]) for row in found)
     return cell + (f" ({collapsed} of {len(found)} collapsed)" if collapsed else "")
+
+
+def _ticket_cell(found: Sequence[Row], sparsity: float) -> str:
+    """The accuracies of the round that trained nearest to a sparsity, and at what sparsity that was."""
+    trained = [[*row["rounds"], (1.0 - row["sparsity"], row["accuracy"])] for row in found]
+    nearest = [min(rounds, key=lambda each: abs(each[0] - (1.0 - sparsity))) for rounds in trained]
+    return f"{_spread([value for _, value in nearest])} (at {100 - 100 * nearest[0][0]:.3g}%)" if nearest else "–"
+
+
+def _mean_seconds(found: Sequence[Row], name: str) -> str:
+    return f"{np.mean([row[name] for row in found]):.0f}" if found else "–"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -201,8 +228,11 @@ def _figure(rows: Sequence[Row]):
     figure, axes = new_figure(len(names))
     sparsities = _columns("any that prunes")
     for ax, network in zip(axes, names):
-        for number, method in enumerate(name for name in _METHODS.value if name != "dense"):
-            found = {each: _accuracies(rows, network, method, each) for each in sparsities}
+        pruning = [name for name in _METHODS.value if name not in ("dense", compared_methods.TICKET)]
+        for number, method in enumerate(pruning):
+            found = {
+                each: [row["accuracy"] for row in _all_found(rows, network, method, [each])] for each in sparsities
+            }
             found = {sparsity: values for sparsity, values in found.items() if values}
             ax.errorbar(
                 [1 - sparsity for sparsity in found],
@@ -213,9 +243,9 @@ def _figure(rows: Sequence[Row]):
                 capsize=2,
                 label=method,
             )
-        dense = _accuracies(rows, network, "dense", 0.0) if "dense" in _METHODS.value else []
+        dense = _all_found(rows, network, "dense", [0.0]) if "dense" in _METHODS.value else []
         if dense:
-            ax.axhline(np.mean(dense), color="0.5", linestyle=":", label="dense")
+            ax.axhline(np.mean([row["accuracy"] for row in dense]), color="0.5", linestyle=":", label="dense")
         ax.set_xscale("log")
         ax.set_xticks([1 - sparsity for sparsity in sparsities], [f"{100 * each:.4g}%" for each in sparsities])
         ax.minorticks_off()

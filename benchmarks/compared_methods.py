@@ -63,7 +63,7 @@ def start(
         sparsity: The fraction of the prunable weights to remove.
         batch: Images in a batch of the search, and of the gradients of an update.
         seed: Seed of the masks and of these batches.
-        fit: For a ticket: trains a network as all are trained here, and returns its test errors.
+        fit: For a ticket: trains a network as all are trained here, and returns a result (the last, if several).
         folder: For a ticket: where its rounds are kept until it is found.
         layers: Which layers to prune, as `PruneAtInit` takes them; not for a ticket.
     """
@@ -73,12 +73,13 @@ def start(
         begin = time.process_time()
         masks = find_masks(method, network, data, sparsity, batch, seed, layers)
         facts = {"kept": masks.kept, "total": masks.total, "search_seconds": time.process_time() - begin}
+        facts["effective_sparsity"] = masks.metadata.get("effective_sparsity")
         return Start(force_tf.apply_masks(network, masks), [], facts)
     if method == TICKET:
         ticket = force_tf.find_ticket(
-            network, lambda each: {"error": fit(each)}, sparsity=sparsity, checkpoint=folder, verbose=0
+            network, lambda each: {"result": fit(each)}, sparsity=sparsity, checkpoint=folder, verbose=0
         )
-        rounds = [(row["trained_density"], row["metrics"]["error"]) for row in ticket.history]
+        rounds = [(row["trained_density"], row["metrics"]["result"]) for row in ticket.history]
         facts = {"kept": ticket.masks.kept, "total": ticket.masks.total, "rounds": rounds}
         shutil.rmtree(folder)
         return Start(ticket.apply(network), [], facts)
