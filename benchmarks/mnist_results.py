@@ -4,7 +4,7 @@ r"""Compares the methods on MNIST, as in table 2 of the SNIP paper (arXiv 1810.0
 
 trains LeNet-300-100 and LeNet-5, dense and pruned by each method, for several seeds, and prints a Markdown table of the
 test errors after the last epoch. Every finished training is a line in the output file; run the same command again to go
-on after an interruption, or with more seeds. `--table_only` prints the table of what is there.
+on after an interruption, or with more seeds. `--tables_only` prints the table of what is there.
 
 All use SGD with momentum 0.9, weight decay 5e-4, batches of 128 and a learning rate that falls to a tenth after 3/7 and
 again after 5/7 of the epochs. The masks come from one batch of 128 per step, and each method's own number of steps.
@@ -70,7 +70,7 @@ check_fractions("sparsities")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "The learning rate to begin with.", lower_bound=0.0)
 _LIMIT = flags.DEFINE_integer("limit", None, "Use only so many images, to try things out.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", None, "Threads for TensorFlow. Default: as it likes.", lower_bound=1)
-_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing, print what there is for these flags.")
+_TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Train nothing, print what there is for these flags.")
 
 
 class Setting(NamedTuple):
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = _read(output)
     missing = [setting for setting in _settings() if setting not in rows]
-    if missing and not _TABLE_ONLY.value:
+    if missing and not _TABLES_ONLY.value:
         output.parent.mkdir(parents=True, exist_ok=True)
         data = image_data.load("mnist", _DATA_DIR.value, _LIMIT.value)
         for number, setting in enumerate(missing, 1):
@@ -186,14 +186,15 @@ def _table(rows: dict[Setting, dict[str, Any]]) -> str:
         f"Test error in percent, mean ± standard deviation over the seeds; {_LEARNING_RATE.value:g} is the first "
         f"learning rate, {', '.join(f'{n}: {flag.value} epochs' for n, flag in _EPOCHS.items())}.",
         "",
-        "| Method | " + " | ".join(f"{network}, {sparsity:.4g}" for network, sparsity in columns) + " | CPU minutes |",
+        f"| Method | {' | '.join(f'{network}, {100 * sparsity:.4g}%' for network, sparsity in columns)} | CPU minutes |",
         "|---|" + "---|" * (len(columns) + 1),
     ]
     for method in _METHODS.value:
         cells = [_cell(rows, network, method, sparsity) for network, sparsity in columns]
         lines.append(f"| {method} | " + " | ".join([*cells, _minutes(rows, method)]) + " |")
-    published = [str(_PUBLISHED.get(column, "–")) for column in columns]
-    lines.append("| SNIP, as published | " + " | ".join(published) + " | – |")
+    if any(column in _PUBLISHED for column in columns):
+        published = [str(_PUBLISHED.get(column, "–")) for column in columns]
+        lines.append("| SNIP, as published | " + " | ".join(published) + " | – |")
     return "\n".join(lines)
 
 
@@ -232,7 +233,7 @@ def _ticket_cell(rows: dict[Setting, dict[str, Any]], network: str, sparsity: fl
         return "–"
     trained = [[*row["rounds"], (1.0 - last, row["error"])] for row in found]
     nearest = [min(rounds, key=lambda each: abs(each[0] - (1.0 - sparsity))) for rounds in trained]
-    return f"{_mean([error for _, error in nearest])} (at {1.0 - nearest[0][0]:.4g})"
+    return f"{_mean([error for _, error in nearest])} (at {100 - 100 * nearest[0][0]:.3g}%)"
 
 
 def _mean(errors: Sequence[float]) -> str:

@@ -66,7 +66,7 @@ _EMULATORS = flags.DEFINE_string("emulators", None, "The folder of emulated proc
 _THREADS = flags.DEFINE_integer("threads", None, "Threads for TensorFlow. Default: as it likes.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "phone_accuracy.jsonl", "A file with a line for each training.")
 _PLOT = flags.DEFINE_string("plot", None, "Where the plot goes. Default: none is drawn.")
-_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing; print and draw what there is.")
+_TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Train nothing; print and draw what there is.")
 check_names("networks", mobilenets.NAMES)
 check_names("methods", _METHODS_KNOWN)
 check_fractions("sparsities")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     missing = [case for case in cases() if not any(case.items() <= row.items() for row in rows)]
-    if missing and not _TABLE_ONLY.value:
+    if missing and not _TABLES_ONLY.value:
         emulated.set_up(_EMULATORS.value)
         data = load()
         for case in missing:

@@ -309,7 +309,11 @@ def test_mnist_results_prints_a_table_and_goes_on(tmp_path):
                 row = setting | {"network": network, "method": method, "sparsity": sparsity, "seed": seed}
                 file.write(json.dumps({"setting": row, "error": error, "collapsed": method == "force"}) + "\n")
     result = run(
-        "benchmarks/mnist_results.py", f"--output={output}", "--table_only", "--lenet_5_epochs=1", "--learning_rate=0.1"
+        "benchmarks/mnist_results.py",
+        f"--output={output}",
+        "--tables_only",
+        "--lenet_5_epochs=1",
+        "--learning_rate=0.1",
     )
     assert result.returncode == 0, result.stderr
     assert "| dense | – | – | 2.00 ± 1.00 | 2.00 ± 1.00 | – |" in result.stdout

@@ -1,0 +1,43 @@
+"""The tables of accuracy in the docs are what the benchmarks print from the rows that were measured."""
+
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MEASURED = pathlib.Path("benchmarks", "measured")
+PAGE = (ROOT / "docs" / "results.md").read_text()
+# A command is a block of its own, and may go on in indented lines.
+COMMANDS = [
+    shlex.split(block)
+    for block in re.findall(r"^    python (benchmarks/.*(?:\n     +.*)*)", PAGE, re.MULTILINE)
+    if str(MEASURED) in block
+]
+
+
+def test_rows_that_were_measured_have_a_command_in_the_docs():
+    files = {path.name for path in (ROOT / MEASURED).iterdir()}
+    outputs = [flag for command in COMMANDS for flag in command if flag.startswith(f"--output={MEASURED}/")]
+    assert {pathlib.Path(flag).name for flag in outputs} == files
+    for name in files:
+        for line in (ROOT / MEASURED / name).read_text().splitlines():
+            assert isinstance(json.loads(line), dict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[-1].rpartition("/")[2])
+def test_tables_in_the_docs_are_those_of_the_measured_rows(command):
+    assert command[-1].startswith("--output="), "the last flag tells the file"
+    result = subprocess.run(
+        [sys.executable, *command, "--tables_only"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    printed = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    assert len(printed) > 3
+    missing = [line for line in printed if line not in PAGE.splitlines()]
+    assert not missing, "the page lacks\n" + "\n".join(missing)
