@@ -182,11 +182,12 @@ def _write(path: pathlib.Path, rows: dict[Setting, dict[str, Any]]) -> None:
 
 def _table(rows: dict[Setting, dict[str, Any]]) -> str:
     columns = _columns()
+    heads = [f"{network}, {100 * sparsity:.4g}%" for network, sparsity in columns]
     lines = [
         f"Test error in percent, mean ± standard deviation over the seeds; {_LEARNING_RATE.value:g} is the first "
         f"learning rate, {', '.join(f'{n}: {flag.value} epochs' for n, flag in _EPOCHS.items())}.",
         "",
-        f"| Method | {' | '.join(f'{network}, {100 * sparsity:.4g}%' for network, sparsity in columns)} | CPU minutes |",
+        f"| Method | {' | '.join(heads)} | CPU minutes |",
         "|---|" + "---|" * (len(columns) + 1),
     ]
     for method in _METHODS.value:
