@@ -39,6 +39,7 @@ import tensorflow as tf
 from absl import flags
 from figures import new_figure
 from list_flags import check_counts, check_fractions, check_names
+from result_cells import cell, ticket_cell
 from script import run_script
 from training import train
 
@@ -187,11 +188,11 @@ def _table(rows: Sequence[Row], network: str) -> str:
     for method in _METHODS.value:
         found = _all_found(rows, network, method, _columns(method))
         if method == "dense":
-            cells = [_spread([row["accuracy"] for row in found])] * len(sparsities)
+            cells = [cell(found, "accuracy", 1)] * len(sparsities)
         elif method == compared_methods.TICKET:
-            cells = [_ticket_cell(found, sparsity) for sparsity in sparsities]
+            cells = [ticket_cell([(row["sparsity"], row) for row in found], "accuracy", each, 1) for each in sparsities]
         else:
-            cells = [_cell(_all_found(rows, network, method, [sparsity])) for sparsity in sparsities]
+            cells = [cell(_all_found(rows, network, method, [each]), "accuracy", 1) for each in sparsities]
         cells += [_mean_seconds(found, "search_cpu_seconds"), _mean_seconds(found, "train_cpu_seconds")]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -202,27 +203,8 @@ def _all_found(rows: Sequence[Row], network: str, method: str, sparsities: Seque
     return [row for case in cases for row in _found(rows, case)[:1]]
 
 
-def _cell(found: Sequence[Row]) -> str:
-    cell = _spread([row["accuracy"] for row in found])
-    collapsed = sum(bool(row["collapsed"]) for row in found)
-    return cell + (f" ({collapsed} of {len(found)} collapsed)" if collapsed else "")
-
-
-def _ticket_cell(found: Sequence[Row], sparsity: float) -> str:
-    """The accuracies of the round that trained nearest to a sparsity, and at what sparsity that was."""
-    trained = [[*row["rounds"], (1.0 - row["sparsity"], row["accuracy"])] for row in found]
-    nearest = [min(rounds, key=lambda each: abs(each[0] - (1.0 - sparsity))) for rounds in trained]
-    return f"{_spread([value for _, value in nearest])} (at {100 - 100 * nearest[0][0]:.3g}%)" if nearest else "–"
-
-
 def _mean_seconds(found: Sequence[Row], name: str) -> str:
     return f"{np.mean([row[name] for row in found]):.0f}" if found else "–"
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def _figure(rows: Sequence[Row]):

@@ -35,6 +35,7 @@ import tensorflow as tf
 from absl import app, flags
 from figures import new_figure
 from list_flags import check_counts, check_names
+from result_cells import spread
 from training import cross_entropy, train
 
 import force_tf
@@ -152,7 +153,7 @@ def _schedules_table(rows: Sequence[Row]) -> str:
         "|---" * (1 + len(steps)) + "|",
     ]
     for method, schedule in itertools.product(("force", "iter_snip"), ("exponential", "linear")):
-        cells = [_spread(_saliencies(rows, method, schedule, number)) for number in steps]
+        cells = [spread(_saliencies(rows, method, schedule, number), 2) for number in steps]
         lines.append(f"| {method}, {schedule} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -281,7 +282,7 @@ def _trained(data: image_data.ImageData, case: Row) -> Row:
 def _sanity_table(rows: Sequence[Row]) -> str:
     lines = ["| Method | " + " | ".join(_ARMS) + " |", "|---|---|---|---|"]
     for method in dict.fromkeys(row["method"] for row in rows):
-        cells = [_spread(_accuracies(rows, method, arm)) for arm in _ARMS]
+        cells = [spread(_accuracies(rows, method, arm), 2) for arm in _ARMS]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -302,12 +303,6 @@ def _sanity_figure(rows: Sequence[Row]):
     ax.set_ylabel("Test accuracy (%)")
     ax.legend(frameon=False)
     return figure
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
 
 
 _CASES = {"schedules": _schedules_cases, "structure": _structure_cases, "sanity": _sanity_cases}

@@ -40,6 +40,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from list_flags import check_fractions, check_names
+from result_cells import cell, ticket_cell
 from training import train
 
 from force_tf.support.files import atomic_file
@@ -185,7 +186,7 @@ def _table(rows: dict[Setting, dict[str, Any]]) -> str:
     heads = [f"{network}, {100 * sparsity:.4g}%" for network, sparsity in columns]
     lines = [
         f"Test error in percent, mean ± standard deviation over the seeds; {_LEARNING_RATE.value:g} is the first "
-        f"learning rate, {', '.join(f'{n}: {flag.value} epochs' for n, flag in _EPOCHS.items())}.",
+        f"learning rate, {', '.join(f'{name}: {_EPOCHS[name].value} epochs' for name in _NETWORKS.value)}.",
         "",
         f"| Method | {' | '.join(heads)} | CPU minutes |",
         "|---|" + "---|" * (len(columns) + 1),
@@ -201,45 +202,27 @@ def _table(rows: dict[Setting, dict[str, Any]]) -> str:
 
 def _cell(rows: dict[Setting, dict[str, Any]], network: str, method: str, sparsity: float) -> str:
     if method == compared_methods.TICKET:
-        return _ticket_cell(rows, network, sparsity)
-    sparsity = 0.0 if method == "dense" else sparsity
+        (last,) = _sparsities(network, method)
+        tickets = [(last, row) for row in _found(rows, network, method, last)]
+        return ticket_cell(tickets, "error", sparsity, 2)
+    return cell(_found(rows, network, method, 0.0 if method == "dense" else sparsity), "error", 2)
+
+
+def _found(rows: dict[Setting, dict[str, Any]], network: str, method: str, sparsity: float) -> list[dict[str, Any]]:
     wanted = [_setting(network, method, sparsity, seed) for seed in range(_SEEDS.value)]
-    found = [rows[setting] for setting in wanted if setting in rows]
-    if not found:
-        return "–"
-    cell = _mean([row["error"] for row in found])
-    collapsed = sum(bool(row["collapsed"]) for row in found)
-    return cell + (f" ({collapsed} of {len(found)} collapsed)" if collapsed else "")
+    return [rows[setting] for setting in wanted if setting in rows]
 
 
 def _minutes(rows: dict[Setting, dict[str, Any]], method: str) -> str:
     """The mean over what is in a row of the table, searches and rounds included."""
-    wanted = {
-        _setting(network, method, sparsity, seed)
+    found = [
+        row
         for network in _NETWORKS.value
         for sparsity in _sparsities(network, method)
-        for seed in range(_SEEDS.value)
-    }
-    seconds = [rows[setting]["cpu_seconds"] for setting in wanted if "cpu_seconds" in rows.get(setting, {})]
+        for row in _found(rows, network, method, sparsity)
+    ]
+    seconds = [row["cpu_seconds"] for row in found if "cpu_seconds" in row]
     return f"{np.mean(seconds) / 60:.2f}" if seconds else "–"
-
-
-def _ticket_cell(rows: dict[Setting, dict[str, Any]], network: str, sparsity: float) -> str:
-    """The errors of the round that trained nearest to a sparsity, and at what sparsity that was."""
-    method = compared_methods.TICKET
-    (last,) = _sparsities(network, method)
-    wanted = [_setting(network, method, last, seed) for seed in range(_SEEDS.value)]
-    found = [rows[setting] for setting in wanted if setting in rows]
-    if not found:
-        return "–"
-    trained = [[*row["rounds"], (1.0 - last, row["error"])] for row in found]
-    nearest = [min(rounds, key=lambda each: abs(each[0] - (1.0 - sparsity))) for rounds in trained]
-    return f"{_mean([error for _, error in nearest])} (at {100 - 100 * nearest[0][0]:.3g}%)"
-
-
-def _mean(errors: Sequence[float]) -> str:
-    deviation = f" ± {np.std(errors, ddof=1):.2f}" if len(errors) > 1 else ""
-    return f"{np.mean(errors):.2f}{deviation}"
 
 
 if __name__ == "__main__":
