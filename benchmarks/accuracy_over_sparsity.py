@@ -154,7 +154,8 @@ def _result(case: Row, data: image_data.ImageData) -> Row:
         )
         found = time.process_time()
         # Without a live path the network answers the same to every image, whatever its biases learn.
-        accuracy = 100 / data.classes if facts.get("effective_sparsity") == 1 else fit(model, callbacks)
+        dead = facts.get("effective_sparsity") == 1
+        accuracy = 100 / data.classes if dead else compared_methods.unless_diverged(lambda: fit(model, callbacks))
     seconds = {"search_cpu_seconds": found - begin, "train_cpu_seconds": time.process_time() - found}
     facts |= compared_methods.end(model, callbacks, data)
     return {"parameters": parameters, **facts, "accuracy": accuracy, **seconds}
@@ -173,9 +174,10 @@ def _fit(case: Row, data: image_data.ImageData) -> Callable[..., float]:
 
 
 def _say(number: str, row: Row) -> None:
+    accuracy = "diverged" if row.get("diverged") else f"{row['accuracy']:.2f} %"
     print(
         f"{number} {row['network']} {row['method']} {row['sparsity']:g} seed {row['seed']}: "
-        f"{row['accuracy']:.2f} %, CPU: search {row.get('search_cpu_seconds', 0):.0f} s, "
+        f"{accuracy}, CPU: search {row.get('search_cpu_seconds', 0):.0f} s, "
         f"training {row['train_cpu_seconds']:.0f} s",
         flush=True,
     )

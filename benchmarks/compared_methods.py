@@ -100,10 +100,21 @@ def start(
     return Start(force_tf.apply_masks(network, all_kept), [pruning], {})
 
 
+def unless_diverged(fit: Callable[[], Any]) -> Any:
+    """Returns what a training returns, or None if its weights became NaN: an update of the masks then ends it."""
+    try:
+        return fit()
+    except ValueError as error:
+        if "NaN" not in str(error):
+            raise
+        return None
+
+
 def end(model: Any, callbacks: list[Any], data: image_data.ImageData) -> dict[str, Any]:
     """Returns what is worth knowing after the training."""
     outputs = model.predict(data.normalize(data.test_images[:256]), batch_size=256, verbose=0)
     facts: dict[str, Any] = {"collapsed": bool(np.ptp(outputs, axis=0).max() < 1e-6)}  # up to how rows round
+    facts["diverged"] = not bool(np.isfinite(outputs).all())
     if callbacks:
         masks = force_tf.get_masks(model)
         updates = callbacks[0].history

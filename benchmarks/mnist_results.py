@@ -101,9 +101,10 @@ def main(argv: list[str]) -> None:
         for number, setting in enumerate(missing, 1):
             rows[setting] = result = _train(setting, data)
             _write(output, rows)
+            error = "diverged" if result["diverged"] else f"{result['error']:.2f} % error"
             print(
                 f"{number}/{len(missing)} {setting.network} {setting.method} {setting.sparsity:g} seed {setting.seed}: "
-                f"{result['error']:.2f} % error, {result['seconds']:.0f} s",
+                f"{error}, {result['seconds']:.0f} s",
                 flush=True,
             )
     print(_table(rows))
@@ -163,9 +164,10 @@ def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
         fit=fit,
         folder=f"{_OUTPUT.value}.{setting.network}-{setting.sparsity}-{setting.seed}",
     )
-    errors = fit(model, callbacks)
+    errors = compared_methods.unless_diverged(lambda: fit(model, callbacks))
     times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}
-    return facts | compared_methods.end(model, callbacks, data) | {"error": errors[-1], "errors": errors, **times}
+    found = {"error": errors and errors[-1], "errors": errors, **times}
+    return facts | compared_methods.end(model, callbacks, data) | found
 
 
 def _read(path: pathlib.Path) -> dict[Setting, dict[str, Any]]:

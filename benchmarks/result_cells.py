@@ -17,11 +17,14 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def cell(rows: Sequence[dict[str, Any]], name: str, digits: int) -> str:
-    """Returns the spread of a value, and of how many seeds the outputs did not depend on the images."""
-    collapsed = sum(bool(row["collapsed"]) for row in rows)
-    return spread([row[name] for row in rows], digits) + (
-        f" ({collapsed} of {len(rows)} collapsed)" if collapsed else ""
-    )
+    """Returns the spread of a value, of how many seeds the outputs did not depend on the images, and how many diverged.
+
+    The values of trainings that diverged do not count.
+    """
+    values = [row[name] for row in rows if not row.get("diverged")]
+    counts = {"collapsed": sum(bool(row["collapsed"]) for row in rows), "diverged": len(rows) - len(values)}
+    notes = ", ".join(f"{count} of {len(rows)} {what}" for what, count in counts.items() if count)
+    return spread(values, digits) + (f" ({notes})" if notes else "")
 
 
 def ticket_cell(tickets: Sequence[tuple[float, dict[str, Any]]], name: str, sparsity: float, digits: int) -> str:
