@@ -111,6 +111,21 @@ class LiveMasks:
         flat = np.concatenate([np.ravel(tf.convert_to_tensor(each.variable)) for each in self])
         return np.abs(flat, out=flat)
 
+    def check_finite(self) -> None:
+        """Raises if the training has diverged.
+
+        Raises:
+            ValueError: If a masked weight holds NaN or infinities; it names the first.
+        """
+        for weight, values in zip(self.weights, self.values, strict=True):
+            count = weight.size - int(tf.math.count_nonzero(tf.math.is_finite(values)))
+            if count:
+                raise ValueError(
+                    "Expected finite weights at an update of the masks: the training has diverged. Lower the learning "
+                    f"rate, or clip the gradients. Received: {count} infinities or NaN in {weight.path!r} at step "
+                    f"{int(self.optimizer.iterations)}"
+                )
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Lends the network of the weights θ⊙m, in which pruned ones, which are zero, have gradients, for a block.

@@ -108,7 +108,11 @@ class Scorer:
             random = np.random.default_rng(seed)
             memory = self._network.memory | {name: self._live.remember(name, tf.int32) for name in self._counted}
             network = dataclasses.replace(self._network, dense=dense, random=random, masks=masks, memory=memory)
-            fill(flat, self._criterion.scores(network), self._live.weights)
+            try:
+                fill(flat, self._criterion.scores(network), self._live.weights)
+            except ValueError:
+                self._live.check_finite()  # whose message tells the cause, if that is it
+                raise
         return flat
 
     def _opened(self) -> AbstractContextManager:

@@ -280,7 +280,10 @@ class Session:
         fraction = swap.fraction_at(self._timetable.steps[index] - span.first, last - span.first)
         if not fraction or self._timetable.steps[index] > last:
             return None
-        return Exchange(self._live.magnitudes(), self._growth.scores((*seed, 1), before), fraction, swap.round_up)
+        magnitudes = self._live.magnitudes()
+        if np.isnan(magnitudes.sum()):
+            self._live.check_finite()
+        return Exchange(magnitudes, self._growth.scores((*seed, 1), before), fraction, swap.round_up)
 
     def check_health(self) -> None:
         """Warns, once each, of weight tensors that keep nothing, and of a network that ignores its inputs."""

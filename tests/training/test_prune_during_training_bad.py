@@ -167,3 +167,12 @@ def test_frozen_models(either_keras):
 def test_by_hand_in_the_wrong_order(either_keras):
     with pytest.raises(RuntimeError, match=r"^Expected `start\(model\)` before the first step"):
         PruneDuringTraining().after_step()
+
+
+@pytest.mark.parametrize("method", ["gmp", "rigl", "set"])
+def test_a_training_that_diverged_is_told_at_the_next_update(method):
+    optimizer = keras.optimizers.SGD(1e30)
+    model = force_tf.apply_masks(dense_model(keras, optimizer)) if method == "gmp" else sparse_model(keras, optimizer)
+    pruning = PruneDuringTraining(method, 0.8, data=(X, Y), begin=0, end=6, every=3)
+    with pytest.raises(ValueError, match=r"diverged\. Lower the learning rate.* infinities or NaN in 'a/kernel' at"):
+        fit(model, pruning)
