@@ -54,13 +54,13 @@ class Pool(Criterion):
         """What is counted for the two scores while a network trains."""
         return (*self.first.counted, *self.then.counted)
 
-    def scores(self, network: Network) -> Iterable[tf.Tensor]:
+    def scores(self, network: Network) -> Iterable[np.ndarray]:
         first, then = (_flat(criterion.scores(network)) for criterion in (self.first, self.then))
         kept = np.concatenate([np.ravel(mask) for mask in network.masks])
         scores = pooled(first, then, kept, self.fraction)
         ends = np.cumsum([weight.size for weight in network.weights])[:-1]
         parts = zip(np.split(scores, ends), network.weights)
-        return [tf.constant(part.reshape(weight.shape)) for part, weight in parts]
+        return [part.reshape(weight.shape) for part, weight in parts]
 
 
 def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: float) -> np.ndarray:
