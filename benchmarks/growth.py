@@ -29,6 +29,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import force_tf
+from force_tf.search.presets import PRESETS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
@@ -45,6 +46,7 @@ _ONLY = flags.DEFINE_enum("only", None, ["times", "gradient", "product", "search
 _OF = flags.DEFINE_string("of", None, "Of which network, as JSON: the arguments of `_measured`.")
 _WIDTH = flags.DEFINE_integer("width", 16, "The width of the small layers.", lower_bound=1)
 check_names("parts", ["layers", "weights", "peaks"])
+check_names("methods", list(PRESETS))
 check_counts("layers")
 check_positive("weights")
 
