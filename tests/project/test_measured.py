@@ -12,10 +12,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEASURED = pathlib.Path("benchmarks", "measured")
 PAGE = (ROOT / "docs" / "results.md").read_text()
-# A command is a block of its own, and may go on in indented lines.
 COMMANDS = [
-    shlex.split(block)
-    for block in re.findall(r"^    python (benchmarks/.*(?:\n     +.*)*)", PAGE, re.MULTILINE)
+    shlex.split(block.replace("\\\n", ""))
+    for block in re.findall(r"^    python (benchmarks/(?:.*\\\n)*.*)", PAGE, re.MULTILINE)
     if str(MEASURED) in block
 ]
 
