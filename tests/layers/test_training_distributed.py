@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("module", ["keras", "tf_keras"])
+@pytest.mark.parametrize("module", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)])
 def test_mirrored_strategy_over_two_virtual_cpus(module):
     script = Path(__file__).parents[1] / "helpers" / "two_replicas.py"
     done = subprocess.run([sys.executable, script, module], capture_output=True, text=True)
