@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "shared_searches.py"
+ALL = (pytest.mark.slow, pytest.mark.timeout(1800))  # minutes where other tests run beside it
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("arguments", [[], pytest.param(["all"], marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("arguments", [[], pytest.param(["all"], marks=ALL)], ids=["some", "all"])
 def test_two_replicas_share_searches(arguments):
     command = [sys.executable, SCRIPT, *arguments, "keras", "tf_keras"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

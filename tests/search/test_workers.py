@@ -129,6 +129,7 @@ def check_trained_as_on_one_device(keras, path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("module", ["keras", "tf_keras"])
 def test_every_setting_finds_the_masks_of_one_device(module, tmp_path):
     """On two replicas and with two workers: methods without a loss, kinds of cuts, tickets, masks that move."""
