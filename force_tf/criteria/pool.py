@@ -57,13 +57,15 @@ class Pool(Criterion):
     def scores(self, network: Network) -> Iterable[np.ndarray]:
         first, then = (_flat(criterion.scores(network)) for criterion in (self.first, self.then))
         kept = np.concatenate([np.ravel(mask) for mask in network.masks])
-        scores = pooled(first, then, kept, self.fraction)
+        scores = pooled(first, then, kept, self.fraction, out=first)
         ends = np.cumsum([weight.size for weight in network.weights])[:-1]
         parts = zip(np.split(scores, ends), network.weights)
         return [part.reshape(weight.shape) for part, weight in parts]
 
 
-def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: float) -> np.ndarray:
+def pooled(
+    first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: float, out: np.ndarray | None = None
+) -> np.ndarray:
     """Returns the scores of `Pool`.
 
     Args:
@@ -71,17 +73,21 @@ def pooled(first: np.ndarray, then: np.ndarray, kept: np.ndarray, fraction: floa
         then: The second scores, flat floats.
         kept: Flat booleans; only kept weights can be candidates.
         fraction: The part of the kept weights that are candidates.
+        out: Where to write what is returned, which may be `first`, or None.
 
     Returns:
         Flat floats: the second scores of candidates, and those of others lifted above all of them.
     """
     number = int(np.count_nonzero(kept))
     # Of equal ones the last, as a cut keeps the first.
-    candidates = kept & ~top_k(first, number - int(fraction * number), kept)
+    others = top_k(first, number - int(fraction * number), kept)
+    others |= ~kept
     lift = then.max() - then.min() + 1
     if not np.isfinite(lift):
-        return np.where(candidates, then, then + lift)
-    return then + lift * ~candidates  # many times faster, of the same values
+        return np.where(others, then + lift, then)
+    # Many times faster, of the same values.
+    lifts = np.multiply(others, lift, out=out, dtype=then.dtype)
+    return np.add(then, lifts, out=lifts)
 
 
 def _flat(scores: Iterable[tf.Tensor]) -> np.ndarray:

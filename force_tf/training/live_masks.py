@@ -132,19 +132,22 @@ class LiveMasks:
 
         All comes back afterwards, batch statistics and the seeds of Dropout too.
         """
-        before = [(each, each.forward, each.is_dense) for each in self]
+        # Reading a weight shows θ⊙m.
+        before = [(each, each.forward, each.is_dense, tf.convert_to_tensor(each.variable)) for each in self]
         with preserved_variables(self.model):
             try:
-                for each, _, is_dense in before:
-                    kept = tf.convert_to_tensor(each.variable)  # which shows θ⊙m
+                for each, _, is_dense, kept in before:
                     each.set_forward(_unchanged)
                     if is_dense:
                         each.variable.assign(kept)
                     each.mask.assign(tf.ones(each.mask.shape, each.mask.dtype))
                 yield
             finally:
-                for each, forward, is_dense in before:
+                for each, forward, is_dense, _ in before:
                     each.set_forward(forward, is_dense)
+        for each, _, is_dense, kept in before:
+            if not is_dense:
+                each.replace(kept)  # what was put back, which need not be masked when it is next read
 
     def remember_under_masks(self) -> None:
         """Lets files of the model keep what trains under the masks aside, from now on."""

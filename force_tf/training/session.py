@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from force_tf.criteria import Magnitude
 from force_tf.granularity import BoundGranularity, Pattern, Plan, Weights, split
 from force_tf.objective.objective import Objective
 from force_tf.search.planning import make_plan
 from force_tf.training.between_updates import BetweenUpdates
-from force_tf.training.drop_and_grow import Exchange, update
+from force_tf.training.drop_and_grow import Cut, Exchange, update
 from force_tf.training.gradient_noise import GradientNoise
 from force_tf.training.growing_penalty import GrowingPenalty
 from force_tf.training.health import Health
@@ -229,8 +230,9 @@ class Session:
         for each in self._between:
             each.move(index)
         before = live.kept()
-        cut = None if index >= self._timetable.cuts else self._cut_at(index, before, seed)
-        moved = update(before, live.sizes, cut=cut, swap=self._swap_at(index, before, seed))
+        scores = self._cut_scores(index, before, seed)
+        cut, swap = self._cut_at(index, before, scores), self._swap_at(index, before, scores, seed)
+        moved = update(before, live.sizes, cut=cut, swap=swap)
         live.move(moved)
         count, stayed = int(np.count_nonzero(moved.kept)), int(np.count_nonzero(before & moved.kept))
         dropped, grown = int(np.count_nonzero(before)) - stayed, count - stayed
@@ -246,17 +248,27 @@ class Session:
             }
         )
 
-    def _cut_at(self, index: int, before: np.ndarray, seed: tuple[int, int]) -> Any:
-        """Returns the cut of a time, or None where the masks are sparse enough."""
-        if self._cut is None:
+    def _cuts(self, index: int, before: np.ndarray) -> bool:
+        """Returns whether there is a cut at a time: none where the masks are sparse enough."""
+        if self._cut is None or index >= self._timetable.cuts:
+            return False
+        revive = self._settings.row.revive
+        return revive or np.count_nonzero(before) > round(before.size * self._plan.densities[index])
+
+    def _cut_scores(self, index: int, before: np.ndarray, seed: tuple[int, int]) -> np.ndarray | None:
+        """Returns the scores that the cut of a time compares, flat; None where there is none, or it has none."""
+        if self._penalty is not None or not self._cuts(index, before):
+            return None
+        return self._cut.scores((*seed, 0), before)
+
+    def _cut_at(self, index: int, before: np.ndarray, scores: np.ndarray | None) -> Cut | None:
+        """Returns the cut of a time, or None."""
+        if not self._cuts(index, before):
             return None
         plan, revive = self._plan, self._settings.row.revive
-        if not revive and np.count_nonzero(before) <= round(before.size * plan.densities[index]):
-            return None
         if self._penalty is not None:
             to_prune = self._penalty.to_prune()
             return lambda kept: self._granularity.used(plan, kept & ~to_prune)
-        scores = self._cut.scores((*seed, 0), before)
 
         def cut(kept: np.ndarray) -> np.ndarray:
             marked = self._granularity.cut(plan, index + 1, scores, None if revive else kept)
@@ -272,7 +284,10 @@ class Session:
         scores = self._cut.scores((self._settings.seed, steps, 0), kept)
         return kept & ~self._granularity.cut(self._plan, steps, scores, kept)
 
-    def _swap_at(self, index: int, before: np.ndarray, seed: tuple[int, int]) -> Exchange | None:
+    def _swap_at(
+        self, index: int, before: np.ndarray, scores: np.ndarray | None, seed: tuple[int, int]
+    ) -> Exchange | None:
+        """Returns the swap of a time, or None, given the scores of its cut."""
         swap, span = self._settings.row.swap, self._span
         if swap is None:
             return None
@@ -280,9 +295,12 @@ class Session:
         fraction = swap.fraction_at(self._timetable.steps[index] - span.first, last - span.first)
         if not fraction or self._timetable.steps[index] > last:
             return None
-        magnitudes = self._live.magnitudes()
-        if np.isnan(magnitudes.sum()):
-            self._live.check_finite()
+        if scores is not None and isinstance(self._settings.row.score, Magnitude):
+            magnitudes = scores  # which is the same, and checked
+        else:
+            magnitudes = self._live.magnitudes()
+            if np.isnan(magnitudes.sum()):
+                self._live.check_finite()
         return Exchange(magnitudes, self._growth.scores((*seed, 1), before), fraction, swap.round_up)
 
     def check_health(self) -> None:
