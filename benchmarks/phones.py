@@ -5,7 +5,7 @@
 Networks of `keras.applications` with random weights, and a detector: dense, with random zeros in the layers that
 `sparse_kernel_layers` names, and dense in 8 bits. Each file runs on emulated processors, which
 `tools/setup_emulators.py` sets up first where they are missing (Debian, root), and on this machine. `emulated.py` says
-what its times mean. What --output holds is not measured again.
+what its times mean. What --output holds is not measured again; --tables_only prints its table.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ _FLOAT16 = flags.DEFINE_bool("float16", True, "Whether to measure files of 16 bi
 _INT8 = flags.DEFINE_bool("int8", True, "Whether to measure dense files of 8 bits too.")
 _EMULATORS = flags.DEFINE_string("emulators", ".emulators", "The folder of emulated processors; empty: none.")
 _OUTPUT = flags.DEFINE_string("output", "phones.jsonl", "A file with a line for each network and variant.")
+_TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Whether to print the table of --output, and measure nothing.")
 _RUNS = flags.DEFINE_integer("runs", 3, "Timed calls of each file on an emulated processor.", lower_bound=1)
 check_names("networks", (*APPLICATIONS, DETECTOR))
 check_counts("sizes", 32)
@@ -56,10 +57,20 @@ check_counts("blocks")
 
 def main(argv: list[str]) -> None:
     del argv
-    folder = _EMULATORS.value or None
-    emulated.set_up(folder)
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    if not _TABLES_ONLY.value:
+        complete(rows, output)
+        packages = ("tensorflow", "keras", "ai-edge-litert")
+        versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+        print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n")
+    print(table(rows))
+
+
+def complete(rows: list[dict[str, Any]], output: pathlib.Path) -> None:
+    """Measures what is missing, and adds it to the rows and to the file."""
+    folder = _EMULATORS.value or None
+    emulated.set_up(folder)
     first = float(_SPARSITIES.value[0])
     variants = [(None, 0.0, 1)] + [(None, float(sparsity), 1) for sparsity in _SPARSITIES.value]
     variants += [("float16", first, 1)] * _FLOAT16.value + [("int8", 0.0, 1)] * _INT8.value
@@ -76,10 +87,6 @@ def main(argv: list[str]) -> None:
                     file.write(json.dumps(rows[-1]) + "\n")
                 keras.backend.clear_session()
                 gc.collect()
-    packages = ("tensorflow", "keras", "ai-edge-litert")
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n")
-    print(table(rows))
 
 
 def build(name: str, size: int) -> keras.Model:

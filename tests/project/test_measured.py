@@ -1,4 +1,4 @@
-"""The tables of accuracy in the docs are what the benchmarks print from the rows that were measured."""
+"""Tables in the docs are what the benchmarks print from the rows that were measured."""
 
 import json
 import pathlib
@@ -11,17 +11,23 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEASURED = pathlib.Path("benchmarks", "measured")
-PAGE = (ROOT / "docs" / "results.md").read_text()
+PAGES = {page: (ROOT / "docs" / page).read_text() for page in ("results.md", "edge.md")}
 COMMANDS = [
-    shlex.split(block.replace("\\\n", ""))
-    for block in re.findall(r"^    python (benchmarks/(?:.*\\\n)*.*)", PAGE, re.MULTILINE)
-    if str(MEASURED) in block
+    pytest.param(page, command, id=command[-1].rpartition("/")[2])
+    for page, text in PAGES.items()
+    for block in re.findall(r"^    python (benchmarks/(?:.*\\\n)*.*)", text, re.MULTILINE)
+    if str(MEASURED) in block and (command := shlex.split(block.replace("\\\n", "")))
 ]
 
 
 def test_rows_that_were_measured_have_a_command_in_the_docs():
     files = {path.name for path in (ROOT / MEASURED).iterdir()}
-    outputs = [flag for command in COMMANDS for flag in command if flag.startswith(f"--output={MEASURED}/")]
+    outputs = [
+        flag
+        for _, command in (each.values for each in COMMANDS)
+        for flag in command
+        if flag.startswith(f"--output={MEASURED}/")
+    ]
     assert {pathlib.Path(flag).name for flag in outputs} == files
     for name in files:
         for line in (ROOT / MEASURED / name).read_text().splitlines():
@@ -29,8 +35,8 @@ def test_rows_that_were_measured_have_a_command_in_the_docs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[-1].rpartition("/")[2])
-def test_tables_in_the_docs_are_those_of_the_measured_rows(command):
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_tables_in_the_docs_are_those_of_the_measured_rows(page, command):
     assert command[-1].startswith("--output="), "the last flag tells the file"
     result = subprocess.run(
         [sys.executable, *command, "--tables_only"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -38,5 +44,5 @@ def test_tables_in_the_docs_are_those_of_the_measured_rows(command):
     assert result.returncode == 0, result.stderr
     printed = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert len(printed) > 3
-    missing = [line for line in printed if line not in PAGE.splitlines()]
-    assert not missing, "the page lacks\n" + "\n".join(missing)
+    missing = [line for line in printed if line not in PAGES[page].splitlines()]
+    assert not missing, f"docs/{page} lacks\n" + "\n".join(missing)
