@@ -18,7 +18,8 @@ from force_tf.layers import wrapper_class
 from force_tf.masks import Masks
 from force_tf.models.keras_models import keras_of
 from force_tf.models.layer_selection import LayerSelection
-from force_tf.models.prunable import all_prunable_weights, prunable_weights
+from force_tf.models.paths import mask_wrappers
+from force_tf.models.prunable import prunable_weights
 from force_tf.models.rebuild import rebuild
 from force_tf.search.network import check_searchable
 from force_tf.search.planning import make_plan
@@ -61,12 +62,14 @@ def find_ticket(
         model: A built Functional or Sequential model of Keras 3 or `tf_keras`, without masks. It stays as it is: every
             round trains a copy.
         fit: Trains the model that it is given from start to end, as your training does, by `model.fit` or otherwise. It
-            may compile it. What it returns, a `History`, a mapping of numbers or a number, goes into the history.
+            may compile it. What it returns, a `History`, a mapping of numbers or tensors of one, or one number, goes
+            into the history.
         sparsity: The fraction of the prunable weights to remove, 0 < sparsity < 1.
         fraction: The part of the kept weights that a round prunes, 0 < fraction < 1.
         rewind_step: j, a step of the optimizer. 0 goes back to the initial weights; in deep networks some hundreds or
             thousands of steps work better. `fit` has to train by `model.fit` or `model.train_on_batch` then; of steps
-            that `steps_per_execution` runs at once, the last one counts.
+            that `steps_per_execution` runs at once, the last one counts. Where `fit` compiles the model anew between
+            two trainings, it has to lie in the first.
         rewind: "weights", or "learning_rate" to rewind nothing but the count of steps, by which the learning rate goes.
         scope: "global" to compare all weights in a cut; "layer" to prune the same part of each tensor; "erk" for
             densities by Erdős–Rényi kernel.
@@ -162,7 +165,7 @@ class _Search:
             revive=False,
         )
         self._health = Health(model, _ADVICE)
-        self._progress = Progress(kept=np.ones(total, bool))
+        self._progress = Progress(kept=np.ones(total, bool), first_step=settings["rewind_step"])
         if checkpoint is not None:
             reads = {"read": self._workers.content_of, "makes_folder": self._workers.is_chief}
             self._file = StateFile(checkpoint, "ticket", **reads)
@@ -179,10 +182,10 @@ class _Search:
             bar.stateful_metrics |= row["metrics"].keys()  # shown as they are, not averaged over the rounds
             bar.update(done + 1, [("density", row["density"]), *row["metrics"].items()])
         progress = self._progress
-        masks, rewind_step = self._masks(), self._settings["rewind_step"]
+        masks = self._masks()
         self._health.check(self._network(), masks, f"round {rounds}")
         weights = self._model.get_weights() if progress.weights is None else progress.weights
-        return Ticket(masks, list(weights), progress.history, rewind_step)
+        return Ticket(masks, list(weights), progress.history, progress.first_step)
 
     def _round(self, number: int) -> dict[str, Any]:
         """Trains, prunes and rewinds."""
@@ -192,8 +195,8 @@ class _Search:
         if number > 1:
             self._health.check(network, masks, f"round {number - 1}")
         before = network.get_weights()
-        metrics = _metrics(self._train(network, number))
-        steps = steps_of(network)
+        outcome, steps = self._train(network, number)
+        metrics = _metrics(outcome)
         if all(np.array_equal(old, new) for old, new in zip(before, network.get_weights())):
             raise ValueError(
                 "Expected a `fit` that trains the model that it is given. Received: one that left all weights as they "
@@ -207,7 +210,7 @@ class _Search:
         row = {
             "round": number,
             "trained_density": masks.density(),
-            "steps": steps - (self._settings["rewind_step"] if number > 1 else 0),
+            "steps": steps - (progress.first_step if number > 1 else 0),
             "metrics": metrics,
             "kept": kept,
             "density": kept / progress.kept.size,
@@ -217,20 +220,20 @@ class _Search:
         self._save()
         return row
 
-    def _train(self, network: Any, number: int) -> Any:
-        """Returns what the user's function returns, and keeps θ_j on the way."""
+    def _train(self, network: Any, number: int) -> tuple[Any, int]:
+        """Returns what the user's function returns, and the step at which it ends; keeps θ_j on the way."""
         step, progress = self._settings["rewind_step"], self._progress
         if not step:
-            return self._fit(network)
+            return self._fit(network), steps_of(network)
         wants_weights = number == 1 and self._settings["rewind"] == "weights"
 
-        def keep() -> None:
-            progress.weights = plain_weights(network)
+        def keep(now: int) -> None:
+            progress.weights, progress.first_step = plain_weights(network), now
             self._save()
 
         watched = WatchedFit(
             network,
-            first_step=step if number > 1 else 0,
+            first_step=progress.first_step if number > 1 else 0,
             at=step if wants_weights else None,
             then=keep,
             last_step=progress.last_step if number > 1 else None,
@@ -239,16 +242,17 @@ class _Search:
             outcome = self._fit(network)
         finally:
             watched.release()
-        if steps_of(network) <= step or (wants_weights and progress.weights is None):
+        if watched.steps_of_first <= progress.first_step or (wants_weights and progress.weights is None):
             raise ValueError(
                 f"Expected a `fit` that makes more than rewind_step={step} steps, by `model.fit` or "
-                f"`model.train_on_batch`. Received: {steps_of(network)} steps of the model's optimizer"
+                "`model.train_on_batch`, before it compiles the model anew, if it does. "
+                f"Received: {watched.steps_of_first} steps of the model's optimizer"
             )
-        return outcome
+        return outcome, watched.steps
 
     def _network(self) -> Any:
         """Returns the network of the present masks, rewound."""
-        begin = self._settings["rewind_step"] if self._progress.history else 0
+        begin = self._progress.first_step if self._progress.history else 0
         return masked_network(self._model, self._masks(), self._start(), begin)
 
     def _start(self) -> list[np.ndarray] | None:
@@ -256,7 +260,8 @@ class _Search:
         return self._progress.weights if self._progress.history else None
 
     def _cut(self, network: Any, number: int) -> np.ndarray:
-        found = {weight.path: weight.variable for weight in all_prunable_weights(network)}
+        wrappers = mask_wrappers(network)  # with the weights of layers that the user's function has frozen too
+        found = {f"{path}/{each.path}": each.variable for path, wrapper in wrappers for each in wrapper.masked_weights}
         values = [np.asarray(tf.cast(tf.convert_to_tensor(found[w.path]), tf.float64)) for w in self._weights]
         bad = [w.path for w, value in zip(self._weights, values) if not np.isfinite(value).all()]
         if bad:
@@ -298,11 +303,19 @@ def _open_fraction(name: str, value: Any) -> float:
 def _metrics(outcome: Any) -> dict[str, float]:
     """Returns the numbers in what the user's function returned: of lists of numbers the last one."""
     outcome = getattr(outcome, "history", outcome)
-    if isinstance(outcome, numbers.Real) and not isinstance(outcome, bool):
-        return {"result": float(outcome)}
     if not isinstance(outcome, Mapping):
-        return {}
+        number = _number(outcome)
+        return {} if number is None else {"result": number}
     last = {
-        str(name): value[-1] if isinstance(value, (list, tuple)) and value else value for name, value in outcome.items()
+        str(name): _number(value[-1] if isinstance(value, (list, tuple)) and value else value)
+        for name, value in outcome.items()
     }
-    return {name: float(value) for name, value in last.items() if isinstance(value, numbers.Real)}
+    return {name: number for name, number in last.items() if number is not None}
+
+
+def _number(value: Any) -> float | None:
+    """Returns a number, or a tensor, variable or array of one, as a float; None if it is none."""
+    if getattr(value, "shape", None) == () and str(value.dtype) != "object":
+        tensor = tf.convert_to_tensor(value)
+        return float(tensor) if tensor.dtype.is_floating or tensor.dtype.is_integer else None
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None

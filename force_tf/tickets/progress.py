@@ -17,12 +17,14 @@ class Progress:
     Attributes:
         kept: The weights kept, flat booleans.
         weights: What the next round begins with; None for the weights of the model.
+        first_step: The step of the optimizer at which those weights were kept, if one was asked for.
         last_step: The step of the optimizer at which the first training ended; 0 before.
         history: The rows of the rounds.
     """
 
     kept: np.ndarray
     weights: list[np.ndarray] | None = None
+    first_step: int = 0
     last_step: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -35,7 +37,7 @@ def read(file: StateFile, size: int) -> Progress | None:
     count = facts["weights"]
     weights = None if count is None else [tensor_of(arrays[f"weight {i}"]).numpy() for i in range(count)]
     kept = np.unpackbits(arrays["kept"], count=size).astype(bool)
-    return Progress(kept, weights, facts["last_step"], facts["history"])
+    return Progress(kept, weights, facts["first_step"], facts["last_step"], facts["history"])
 
 
 def write(file: StateFile, progress: Progress) -> None:
@@ -44,6 +46,7 @@ def write(file: StateFile, progress: Progress) -> None:
     arrays |= {f"weight {i}": bytes_of(value) for i, value in enumerate(progress.weights or [])}
     facts = {
         "weights": None if progress.weights is None else len(progress.weights),
+        "first_step": progress.first_step,
         "last_step": progress.last_step,
         "history": progress.history,
     }

@@ -28,7 +28,8 @@ class Ticket:
         history: One dict per round: "round" from 1, "trained_density" of the network that trained, "steps" that it
             trained for, "metrics" that `fit` returned (the last of each), "kept" weights and "density" after the cut,
             and "seconds".
-        rewind_step: After how many steps of the optimizer the training of the ticket begins.
+        rewind_step: After how many steps of the optimizer the training of the ticket begins: the step asked for, or the
+            last of those that ran at once with it.
     """
 
     masks: Masks

@@ -20,7 +20,7 @@ class WatchedFit:
         model: The model that is going to train.
         first_step: The step of the optimizer to begin at, in place of 0.
         at: A step to be told of; None for none.
-        then: Called once, after this step, or after the last of several that ran at once.
+        then: Called once with the step, after it, or after the last of several that ran at once.
         last_step: The step after which a `fit` ends; None for its own end.
     """
 
@@ -30,12 +30,15 @@ class WatchedFit:
         *,
         first_step: int = 0,
         at: int | None = None,
-        then: Callable[[], None] = lambda: None,
+        then: Callable[[int], None] = lambda step: None,
         last_step: int | None = None,
     ):
         self._model, self._first_step, self._at, self._then, self._last_step = model, first_step, at, then, last_step
         self._to_go: float = 0  # no batch makes more than one step, and asking the optimizer waits for the device
         self._batch = -1
+        self._optimizer: Any = None  # that trains
+        self._before = 0  # the steps of those that trained before it
+        self._of_first = 0  # those of the first one, when another trains
         callbacks = keras_of(model).callbacks
         self._callback = callbacks.LambdaCallback(
             on_train_begin=lambda logs=None: self._begin(),
@@ -51,8 +54,14 @@ class WatchedFit:
 
     @property
     def steps(self) -> int:
-        """How many steps the optimizer has made, those before `first_step` included."""
-        return steps_of(self._model)
+        """How many steps the optimizer has made, those before `first_step` included, and those of others before it."""
+        steps = self._before + steps_of(self._model)
+        return steps if self._optimizer in (None, self._model.optimizer) else steps + _steps(self._optimizer)
+
+    @property
+    def steps_of_first(self) -> int:
+        """How many of them the first optimizer that trained has made."""
+        return self._of_first or self.steps
 
     def _fit(self, fit: Callable[..., Any], list_class: type) -> Callable[..., Any]:
         signature = inspect.signature(fit)
@@ -79,8 +88,14 @@ class WatchedFit:
 
     def _begin(self) -> None:
         # Here and not before, since the user's function may compile the model.
-        if not self.steps:
+        if self._optimizer is None and not steps_of(self._model):
             set_steps(self._model, self._first_step)
+        if self._optimizer not in (None, self._model.optimizer):
+            # Compiled anew between two trainings: its steps count from 0, as they did in the first round.
+            self._before += _steps(self._optimizer)
+            self._of_first = self._of_first or self._before
+            self._at = None  # a rewound training begins with the first optimizer
+        self._optimizer = self._model.optimizer
         if self._at is not None and self.steps > self._at:
             self._at = None  # a training that goes on where it was killed, which has told of it before
 
@@ -97,7 +112,7 @@ class WatchedFit:
         now = self.steps
         if self._at is not None and now >= self._at:
             self._at = None
-            self._then()
+            self._then(now)
         if self._last_step is not None and now >= self._last_step:
             self._model.stop_training = True
         due = [step - now for step in (self._at, self._last_step) if step is not None]
@@ -106,19 +121,22 @@ class WatchedFit:
 
 def steps_of(model: Any) -> int:
     """Returns how many steps the optimizer of a model has made; 0 where it has none."""
-    counter = _counter(model)
-    return 0 if counter is None else int(tf.convert_to_tensor(counter))
+    return _steps(getattr(model, "optimizer", None))
 
 
 def set_steps(model: Any, steps: int) -> None:
     """Makes the optimizer of a model, if it has one, go on after so many steps: its learning rate may go by them."""
-    counter = _counter(model)
+    counter = _counter(getattr(model, "optimizer", None))
     if counter is not None and steps:
         counter.assign(steps)
 
 
-def _counter(model: Any) -> Any | None:
-    optimizer = getattr(model, "optimizer", None)
+def _steps(optimizer: Any) -> int:
+    counter = _counter(optimizer)
+    return 0 if counter is None else int(tf.convert_to_tensor(counter))
+
+
+def _counter(optimizer: Any) -> Any | None:
     # The one that scales losses in mixed precision counts no steps in older versions of Keras.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     return getattr(optimizer, "iterations", None)

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 import force_tf
@@ -146,6 +147,73 @@ def test_loops_of_train_on_batch_rewind_too():
     ticket = force_tf.find_ticket(model, fit, sparsity=0.2, rewind_step=3, verbose=0)
     np.testing.assert_allclose(ticket.weights[0], twin.get_weights()[0], rtol=1e-6, atol=1e-7)
     assert ticket.history[0]["metrics"] == {"accuracy": 0.75}
+
+
+@KERASES
+def test_of_steps_that_run_at_once_the_last_one_counts(module):
+    model, training, twin = dense_model(module), Training(epochs=2), dense_model(module)
+    for each in (model, twin):
+        each.compile("adam", each.loss, steps_per_execution=4)
+    twin.fit(X[:32], Y[:32], 8, shuffle=False, verbose=0)
+    ticket = force_tf.find_ticket(model, training, sparsity=0.3, rewind_step=3, verbose=0)
+    np.testing.assert_allclose(ticket.weights[0], twin.get_weights()[0], rtol=1e-6, atol=1e-7)
+    assert ticket.rewind_step == 4
+    assert training.steps == [16, 16], "the rounds after the first begin at step 4, and end where it ended"
+    assert [row["steps"] for row in ticket.history] == [16, 12]
+
+
+@KERASES
+def test_a_fit_that_compiles_the_model_between_two_trainings(module):
+    steps = []
+
+    def fit(network):
+        for epochs in (1, 2):  # of 8 steps
+            network.compile(module.optimizers.SGD(0.1), network.loss)
+            network.fit(X, Y, 8, epochs=epochs, verbose=0)
+            steps.append(int(network.optimizer.iterations))
+
+    settings = {"sparsity": 0.3, "verbose": 0}
+    ticket = force_tf.find_ticket(dense_model(module), fit, rewind_step=3, **settings)
+    # The second round trains 8 steps from step 3 on, then the rest of 24 by an optimizer of its own.
+    assert steps == [8, 16, 11, 13]
+    assert [row["steps"] for row in ticket.history] == [24, 21]
+    for rewind in ("weights", "learning_rate"):
+        with pytest.raises(ValueError, match=r"rewind_step=10 steps.*before it compiles.* Received: 8 steps"):
+            force_tf.find_ticket(dense_model(module), fit, rewind_step=10, rewind=rewind, **settings)
+
+
+def test_layers_that_fit_freezes_are_pruned_too():
+    def fit(network):
+        network.get_layer("a").trainable = False
+        network.compile("sgd", network.loss)
+        network.fit(X, Y, 8, epochs=1, verbose=0)
+
+    model = dense_model(keras)
+    ticket = force_tf.find_ticket(model, fit, sparsity=0.2, scope="layer", verbose=0)
+    initial = np.abs(model.get_layer("a").kernel.numpy())  # which no training has changed
+    cut = np.sort(initial, axis=None)[initial.size // 5 - 1]
+    np.testing.assert_array_equal(ticket.masks["a/kernel"], initial > cut)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "metrics"),
+    [
+        ({"loss": tf.constant(0.5), "bad": tf.constant("text"), "all": [1, np.array(2)]}, {"loss": 0.5, "all": 2.0}),
+        (tf.constant(0.25, tf.bfloat16), {"result": 0.25}),
+        (np.float64(0.25), {"result": 0.25}),
+        ([0.5, 0.75], {}),
+        (True, {}),
+        (None, {}),
+    ],
+    ids=str,
+)
+def test_what_fit_returns(outcome, metrics):
+    def fit(network):
+        network.train_on_batch(X[:8], Y[:8])
+        return outcome
+
+    ticket = force_tf.find_ticket(dense_model(keras), fit, sparsity=0.1, verbose=0)
+    assert ticket.history[0]["metrics"] == metrics
 
 
 def test_batch_statistics_rewind_too():
