@@ -15,7 +15,7 @@ from force_tf.training.session import Session
 from force_tf.training.settings import make_settings
 from force_tf.training.under_masks import Draws
 
-# The callbacks that each model was given to, and whether they have begun.
+# The callback that has begun in the present `fit` of each model.
 _BEGUN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -169,23 +169,25 @@ class PruneDuringTraining(keras.callbacks.Callback):
         super().set_model(model)
         self._trace_steps_anew(model)  # before `fit` makes its step, as it then does
         # In one `fit` all are told the model before any begins. One that has begun is left of a `fit` that failed.
-        _BEGUN.setdefault(model, weakref.WeakKeyDictionary())[self] = False
+        _BEGUN.pop(model, None)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        others = [each for each, begun in _BEGUN.get(self.model, {}).items() if each is not self and not begun]
-        _BEGUN[self.model] = weakref.WeakKeyDictionary({self: True})
-        if others:
+        first = _BEGUN.pop(self.model, lambda: None)()
+        # A `fit` that was interrupted, of a `CallbackList` that is given again, has come to its first epoch at least.
+        if first is not None and first._session is not None and not first._session.has_begun:
             raise ValueError(
                 "Expected one PruneDuringTraining in a training. Received: "
-                f"{' and '.join(sorted(map(repr, [self, *others])))}"
+                f"{' and '.join(sorted(map(repr, [first, self])))}"
             )
+        _BEGUN[self.model] = weakref.ref(self)
         self._session = Session(self._settings, self.model, self.model.optimizer)
         self.history = self._session.history
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if not self._session.has_begun:
             # Not before: BackupAndRestore brings masks and step counts back as training begins.
-            steps, epochs = self.params.get("steps"), self.params.get("epochs")
+            params = self.params or {}  # which a `CallbackList` of the user's own may lack
+            steps, epochs = params.get("steps"), params.get("epochs")
             self._session.begin(
                 steps=None if steps is None else epochs * steps, before=0 if steps is None else epoch * steps
             )

@@ -1,5 +1,7 @@
 """What `PruneDuringTraining` refuses, in one sentence and before a step is made."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -110,6 +112,30 @@ def test_two_at_once(either_keras):
     refuses(pruned, message, *both)
     fit(pruned, both[0], epochs=2)  # what failed leaves nothing behind
     fit(pruned, both[1], epochs=2, initial_epoch=1)
+    refuses(pruned, r"Received: .*'gmp'.* and .*'gmp'", both[0], both[0])
+
+
+def test_a_fit_that_failed_before_it_began_is_forgotten(either_keras):
+    pruned, first = force_tf.apply_masks(dense_model(either_keras)), PruneDuringTraining("gmp", 0.5)
+
+    class Fails(either_keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            raise RuntimeError("no such server")
+
+    for callbacks in ([Fails(), first], [first, Fails()]):
+        with pytest.raises(RuntimeError, match="no such server"):
+            fit(pruned, *callbacks)
+        fit(pruned, PruneDuringTraining("gmp", 0.5), epochs=1)
+
+
+def test_a_list_of_callbacks_that_knows_no_length(either_keras):
+    pruned = force_tf.apply_masks(dense_model(either_keras))
+    known, unknown = PruneDuringTraining("gmp", 0.5, end=8), PruneDuringTraining("gmp", 0.5)
+    make = functools.partial(either_keras.callbacks.CallbackList, add_history=True, model=pruned)
+    pruned.fit(X, Y, 8, verbose=0, callbacks=make([known]))
+    assert force_tf.get_masks(pruned).sparsity == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(ValueError, match="the length of this training is not known"):
+        pruned.fit(X, Y, 8, verbose=0, callbacks=make([unknown]))
 
 
 def test_times_that_do_not_fit(either_keras):
