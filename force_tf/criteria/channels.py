@@ -47,6 +47,8 @@ class Skeletonization(Criterion):
     absolute: bool = False
 
     def __post_init__(self):
+        if isinstance(self.decay, bool) or not isinstance(self.decay, (int, float)):
+            raise TypeError(f"Expected `decay` to be a number in [0, 1). Received: decay={self.decay!r}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"Expected a decay in [0, 1). Received: decay={self.decay!r}")
 

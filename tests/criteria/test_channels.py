@@ -61,7 +61,7 @@ def test_the_worked_example(module, scored):
 
 def test_the_moving_average_goes_on_from_batch_to_batch_and_step_to_step(scored):
     data = [(X, T), (2 * X, T), (X, T)]
-    loss = tf.keras.losses.MeanSquaredError()
+    loss = keras.losses.MeanSquaredError()
     prune(example(keras), Skeletonization(), loss, data, batches=2, steps=2, schedule=[1.0, 0.5])
     outputs = [1 / (1 + np.exp(-s * (0.8 - 1.2))) for s in (1, 2)]
     once, twice = (s * np.array([0.8, -1.2]) * o * (1 - o) for s, o in zip((1, 2), outputs))
@@ -151,6 +151,8 @@ def test_settings_that_do_not_go_together(criterion, settings, message):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"decay in \[0, 1\)"):
         Skeletonization(decay=1.0)
+    with pytest.raises(TypeError, match=r"`decay` to be a number in \[0, 1\)"):
+        Skeletonization(decay="0.8")
     with pytest.raises(
         ValueError, match=r"targets of the shape of the outputs.*Received: targets of shape \(None, 2\)"
     ):
