@@ -15,6 +15,7 @@ SMALL = {
     "budget_to_phone": 'EPOCHS, STEPS, LIMITS, SHARES = 1, 2, {"parameters": 0.5}, (0.5,)',
     "compare_methods": 'EPOCHS, SEEDS, METHODS = 1, (0,), ("random", "snip")',
 }
+SLOW = ("budget_to_phone", "compare_methods")
 CELL = re.compile(r"^# %%(.*)$", re.MULTILINE)
 
 
@@ -27,7 +28,13 @@ def cells(path):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::force_tf.LayerCollapseWarning")  # so little training, so few steps
-@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "notebooks").glob("*.py"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW))
+        for path in sorted((ROOT / "notebooks").glob("*.py"))
+    ],
+)
 def test_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
