@@ -121,7 +121,7 @@ def test_what_cannot_be_made_does_not_keep_the_others(tmp_path):
         *(
             pytest.param(["--model=model.keras", flag], message, marks=pytest.mark.slow)
             for flag, message in (
-                ("--variants=int4", "expected some of float32,float16,dynamic,int8,int8_io"),
+                ("--variants=int4", "expected some of float32, float16, dynamic, int8, int8_io"),
                 ("--data=digits", "Expected a .keras or .h5 file that holds a whole Keras model."),
             )
         ),
