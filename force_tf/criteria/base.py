@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -57,6 +57,18 @@ class Criterion(abc.ABC):
         """
         if self.needs_data and self.needs_loss:
             network.loss_gradient.trace()
+
+    def assign_masks(self, network: Network, masks: Sequence[Any]) -> None:
+        """Called after each cut but the last, and when a search goes on from a checkpoint.
+
+        By default the prunable variables become θ⊙m. A criterion that assigns them itself, in `scores`, has no use for
+        that.
+
+        Args:
+            network: The network; its `masks` should be the new ones afterwards.
+            masks: One array or tensor of booleans per weight, of its shape.
+        """
+        network.assign_masks(masks)
 
     @abc.abstractmethod
     def scores(self, network: Network) -> Iterable[tf.Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
+from force_tf.criteria.velocity import velocity_of
 from force_tf.models.keras_models import compile_arguments, keras_classes
 from force_tf.models.weights import values_of
 from force_tf.objective.gradients import mean_gradient
@@ -66,31 +67,33 @@ class EarlyTicket(Criterion):
         network.memory["weights"] = values_of(network.weights)
         network.memory["velocities"] = [tf.zeros_like(variable) for variable in variables]
 
+    def assign_masks(self, network: Network, masks: Sequence[Any]) -> None:
+        network.masks[:] = masks  # the variables go on from the trained weights, not from θ⊙m
+
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
-        rate, prunable = self._rate(network.model), [weight.variable for weight in network.weights]
-        variables = [*prunable, *network.other_variables]
+        prunable = [weight.variable for weight in network.weights]
+        variables, masks = [*prunable, *network.other_variables], network.masks
+        options = {"rate": self._rate(network.model), "momentum": self.momentum}
         # Out of the memory, so that what is replaced below, tensor by tensor, is held nowhere else.
         weights, velocities = (list(network.memory.pop(name)) for name in ("weights", "velocities"))
         # While the network trains, its variables hold the kept weights. A pruned weight has no velocity: its last value
         # stands in the place of that, so that one copy holds both.
-        for place, (variable, mask) in enumerate(zip(prunable, network.masks)):
+        for place, (variable, mask) in enumerate(zip(prunable, masks)):
+            velocities[place] = velocity_of(tf.where(mask, velocities[place], weights[place]))
             variable.assign(tf.where(mask, weights[place], 0))
-            velocities[place] = tf.where(mask, velocities[place], weights[place])
             weights[place] = None
+        velocities[len(prunable) :] = map(velocity_of, velocities[len(prunable) :])
         for _ in range(self.inner_steps):
             gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
-            for place, (variable, mask) in enumerate(itertools.zip_longest(variables, network.masks, fillvalue=True)):
-                gradients[place] = rate * gradients[place]
-                velocity = self.momentum * velocities[place]
-                velocity -= gradients[place]
+            for place, (variable, mask) in enumerate(itertools.zip_longest(variables, masks, fillvalue=True)):
+                variable.assign_add(velocities[place].step(gradients[place], mask, **options))
                 gradients[place] = None
-                velocities[place] = tf.where(mask, velocity, velocities[place])
-                velocity = tf.where(mask, velocity, 0)
-                variable.assign_add(velocity)
-                del velocity  # before the next gradient is computed
-        for place, (weight, mask) in enumerate(zip(network.weights, network.masks)):
-            weights[place] = tf.where(mask, values_of([weight])[0], velocities[place])
-            velocities[place] = tf.where(mask, velocities[place], 0)
+        for place, (variable, mask) in enumerate(zip(prunable, masks)):
+            held = velocities[place].tensor()
+            weights[place] = tf.where(mask, tf.convert_to_tensor(variable), held)
+            velocities[place] = tf.where(mask, held, 0)
+            variable.assign(weights[place])  # so that both share their memory
+        velocities[len(prunable) :] = [velocity.tensor() for velocity in velocities[len(prunable) :]]
         network.memory.update(weights=weights, velocities=velocities)
         return map(tf.abs, weights)
 

@@ -12,6 +12,7 @@ from force_tf.criteria.network import Network
 from force_tf.models.keras_models import array_variables, state_variables
 from force_tf.objective.batches import Batch
 from force_tf.objective.gradients import GradientFunction
+from force_tf.support.host_memory import at_rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +100,12 @@ class ProsPr(Criterion):
         velocity_adjoint = [tf.zeros_like(tensor) for tensor in meta]
         for batch in reversed(batches):
             states[-1].restore()  # with the seeds too: Dropout must drop what it dropped on the way there
-            for place, tensor in enumerate(meta):
-                velocity_adjoint[place] = self.momentum * velocity_adjoint[place] - self.inner_learning_rate * tensor
-            _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
             if len(states) > 1:  # the first one puts the model back
                 states.pop()
+            for place, tensor in enumerate(meta):
+                velocity_adjoint[place] = self.momentum * velocity_adjoint[place] - self.inner_learning_rate * tensor
+                meta[place] = at_rest(tensor)  # while the product is computed, which takes the most memory
+            _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
 
 
 class _State:
@@ -121,7 +123,7 @@ class _State:
         trainable = {id(variable) for variable in network.model.trainable_variables}
         every = array_variables(network.model) + state_variables(network.model)
         self._held = trained + [each for each in every if id(each) not in trainable]
-        self._values = [tf.convert_to_tensor(variable) for variable in self._held]
+        self._values = [at_rest(tf.convert_to_tensor(variable)) for variable in self._held]
 
     def restore(self) -> None:
         if not self._holds_prunable:
@@ -130,7 +132,8 @@ class _State:
             variable.assign(value)
 
 
-def _add(tensors: list[tf.Tensor], others: Sequence[tf.Tensor], factor: float) -> None:
-    """Adds a multiple of other tensors, one by one, so that there are never three of all of them."""
+def _add(tensors: list[tf.Tensor], others: list[tf.Tensor], factor: float) -> None:
+    """Adds a multiple of other tensors, which leave their list one by one, so that there are never three of all."""
     for place, other in enumerate(others):
-        tensors[place] = tensors[place] + factor * other
+        tensors[place] = tf.add(tensors[place], factor * other)
+        others[place] = None

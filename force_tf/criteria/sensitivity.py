@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from force_tf.support.blocks import over_blocks
+from force_tf.support.host_memory import is_in_host_memory
 
 
 def sensitivities(weights: Iterable[tf.Tensor], gradients: Iterable[tf.Tensor]) -> Iterator[Any]:
@@ -25,7 +26,7 @@ def sensitivities(weights: Iterable[tf.Tensor], gradients: Iterable[tf.Tensor]) 
         An iterator over arrays or tensors of these shapes and dtypes.
     """
     for weight, gradient in zip(weights, gradients):
-        if "CPU" in weight.device and weight.dtype in (tf.float32, tf.float64):
+        if is_in_host_memory(weight):
             yield _on_host(weight, gradient)
         else:
             yield tf.abs(weight * gradient)

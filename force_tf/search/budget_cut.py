@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from force_tf.granularity import Plan, split
-from force_tf.search.cut import CutFacts
 from force_tf.search.host_cut import HostCut
 from force_tf.search.limits import BoundLimits
 
@@ -46,9 +45,7 @@ class BudgetCut(HostCut):
         self._fewest = max(1, self._granularity.fewest(self._plan.weights, self._plan.floors))
         self._done = False
 
-    def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
-        self._fill(scores)
-        before, eligible = self._keep, self._eligible(step)
+    def _cut(self, step: int, eligible: np.ndarray | None) -> None:
         if step == 1:
             self._look_at_dense()
             units = sum(self._plan.sizes)
@@ -59,7 +56,6 @@ class BudgetCut(HostCut):
             self._cut_last(step, eligible)
             if not self._invert:
                 self._show_last_cut(eligible)
-        return self._facts(before)
 
     def _cut_last(self, step: int, eligible: np.ndarray | None) -> None:
         """Cuts to the densest network within the limits, which are measured in the end."""

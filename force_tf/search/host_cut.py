@@ -39,12 +39,17 @@ class HostCut(Cut):
         super().__init__(plan, zeros, invert, dtype)
         self._granularity, self._repair = granularity, repair
         self._keep = np.ones(sum(weight.size for weight in plan.weights), bool)
-        # One buffer for all steps: new memory of that size costs as much as filling it.
-        self._scores = np.empty(self._keep.size, dtype)
+        self._scores: np.ndarray | None = None
 
     def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
-        self._fill(scores)
-        before, eligible = self._keep, self._eligible(step)
+        before = self._keep
+        self._scores = self._filled(scores)
+        self._cut(step, self._eligible(step))
+        facts = self._facts(before)
+        self._scores = None  # its memory is given back until the next scores are there
+        return facts
+
+    def _cut(self, step: int, eligible: np.ndarray | None) -> None:
         self._keep = self._granularity.cut(self._plan, step, self._scores, eligible)
         if step == 1:
             self._look_at_dense()
@@ -52,12 +57,11 @@ class HostCut(Cut):
             self._show_last_cut(eligible)
         if self._repair and self.is_last(step):
             self._keep = self._repair(self._plan, self._keep, self._scores)
-        return self._facts(before)
 
-    def _fill(self, scores: Iterable[Any]) -> None:
-        fill(self._scores, scores, self._plan.weights)
-        if self._invert:
-            np.negative(self._scores, out=self._scores)
+    def _filled(self, scores: Iterable[Any]) -> np.ndarray:
+        flat = np.empty(self._keep.size, self._dtype)
+        fill(flat, scores, self._plan.weights)
+        return np.negative(flat, out=flat) if self._invert else flat
 
     def _eligible(self, step: int) -> np.ndarray | None:
         return None if self._plan.revive or step == 1 else self._keep

@@ -299,12 +299,12 @@ class PruneAtInit:
             done, self.history = saved.step, saved.history
             zeros.restore(saved.zeros)
             cut.restore(saved.keep)
-            network.assign_masks(cut.masks())
+            self.criterion.assign_masks(network, cut.masks())
         for step in range(done + 1, self.steps + 1):
             begin = time.perf_counter()
             facts = cut(step, self.criterion.scores(network))
             if not cut.is_last(step):
-                network.assign_masks(cut.masks())
+                self.criterion.assign_masks(network, cut.masks())
             row = {"step": step, "density": facts.kept / weight_count, **dataclasses.asdict(facts)}
             self.history.append({**row, "seconds": time.perf_counter() - begin})
             if checkpoint and checkpoint.is_due(step):
@@ -313,6 +313,7 @@ class PruneAtInit:
             progress.update(step, shown, finalize=cut.is_last(step))
             if cut.is_last(step):
                 break
+        network.memory.clear()  # copies of the weights, for some criteria
         return cut.used(), cut.costs
 
     def _plan(
