@@ -1,11 +1,11 @@
-"""Prints the table of docs/edge.md on phones: the work of sparse files on emulated Arm and without AVX.
+"""Prints the tables of docs/edge.md on phones: the work of sparse files on emulated Arm and without AVX.
 
     python benchmarks/phones.py --output=phones.jsonl --emulators=.emulators
 
 Networks of `keras.applications` with random weights, and a detector: dense, with random zeros in the layers that
 `sparse_kernel_layers` names, and dense in 8 bits. Each file runs on emulated processors, which
 `tools/setup_emulators.py` sets up first where they are missing (Debian, root), and on this machine. `emulated.py` says
-what its times mean. What --output holds is not measured again; --tables_only prints its table.
+what its times mean. What --output holds is not measured again; --tables_only prints its tables.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pathlib
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
@@ -50,7 +51,7 @@ _FLOAT16 = flags.DEFINE_bool("float16", True, "Whether to measure files of 16 bi
 _INT8 = flags.DEFINE_bool("int8", True, "Whether to measure dense files of 8 bits too.")
 _EMULATORS = flags.DEFINE_string("emulators", ".emulators", "The folder of emulated processors; empty: none.")
 _OUTPUT = flags.DEFINE_string("output", "phones.jsonl", "A file with a line for each network and variant.")
-_TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Whether to print the table of --output, and measure nothing.")
+_TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Whether to print the tables of --output, and measure nothing.")
 _RUNS = flags.DEFINE_integer("runs", 3, "Timed calls of each file on an emulated processor.", lower_bound=1)
 check_names("networks", (*APPLICATIONS, DETECTOR))
 check_counts("sizes", 32)
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
         packages = ("tensorflow", "keras", "ai-edge-litert")
         versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
         print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n")
-    print(table(rows))
+    print(tables(rows))
 
 
 def complete(rows: list[dict[str, Any]], output: pathlib.Path) -> None:
@@ -150,34 +151,52 @@ def measure(
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns a Markdown table; ratios are those of the dense float32 file's time to that of the file."""
-    processors = sorted({name for row in rows for name in row["times"]} - {emulated.THIS})
-    heads = ["network", "file", *(f"{name}: ms (times less)" for name in processors), "PC, ms", "kB", "multiply-adds"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    order = {name: place for place, name in enumerate([*APPLICATIONS, DETECTOR])}
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Returns Markdown tables: times on each processor, bytes, multiply-adds and differences, a row per network."""
+    wanted = [row for row in rows if row["network"] in _NETWORKS.value and str(row["size"]) in _SIZES.value]
+    times = sorted({name for row in wanted for name in row["times"]}, key=lambda name: (name == emulated.THIS, name))
+    parts = [
+        # Ratios on this machine would need calls in turn.
+        _table(wanted, f"{name}, ms", lambda row, name=name: row["times"].get(name), name != emulated.THIS)
+        for name in times
+    ]
+    parts.append(_table(wanted, "kB", lambda row: row["bytes"] / 1000, False))
+    parts.append(_table(wanted, "Multiply-adds on phones, millions", lambda row: row["multiply_adds"] / 1e6, True))
+    return "\n\n".join(parts)
+
+
+def _table(
+    rows: list[dict[str, Any]], title: str, value: Callable[[dict[str, Any]], float | None], with_ratio: bool
+) -> str:
+    """Returns a table of one value, a column for each kind of file; a ratio tells how many times less it is than dense."""
     kinds = [None, "float16", "int8"]
-    for row in sorted(
-        rows, key=lambda r: (order[r["network"]], r["size"], kinds.index(r["quantize"]), r["sparsity"], r["block"])
-    ):
-        dense = next(
-            (
-                other
-                for other in rows
-                if (other["network"], other["size"]) == (row["network"], row["size"])
-                and (other["quantize"], other["sparsity"]) == (None, 0.0)
-            ),
-            row,
-        )
-        blocks = f" in blocks of {row['block']}" if row["block"] > 1 else ""
-        cells = [f"{row['network']} {row['size']}", f"{row['quantize'] or 'float32'}, {row['sparsity']:.0%}{blocks}"]
-        for name in processors:
-            time = row["times"].get(name)
-            cells.append("–" if time is None else f"{time:,.0f} ({dense['times'][name] / time:.1f})")
-        cells.append(f"{row['times'][emulated.THIS]:.2f}")
-        cells += [f"{row['bytes'] / 1000:,.0f}", f"{row['multiply_adds'] / 1e6:,.1f} M"]
-        lines.append(f"| {' | '.join(cells)} |")
+    columns = sorted({_variant(row) for row in rows}, key=lambda each: (kinds.index(each[0]), *each[1:]))
+    lines = [f"| {' | '.join([title, *map(_head, columns)])} |", "|---" * (1 + len(columns)) + "|"]
+    found = {(row["network"], row["size"], _variant(row)): value(row) for row in rows}
+    for name in (*APPLICATIONS, DETECTOR):
+        for size in sorted({row["size"] for row in rows if row["network"] == name}):
+            dense = found.get((name, size, _DENSE))
+            cells = []
+            for column in columns:
+                number = found.get((name, size, column))
+                ratio = with_ratio and column != _DENSE and number is not None and dense is not None
+                text = "–" if number is None else f"{number:,.{2 if number < 10 else 0}f}"
+                cells.append(f"{text} ({dense / number:.1f}x)" if ratio else text)
+            lines.append(f"| {' | '.join([f'{name}, {size}', *cells])} |")
     return "\n".join(lines)
+
+
+_DENSE = (None, 0.0, 1)
+
+
+def _variant(row: dict[str, Any]) -> tuple[str | None, float, int]:
+    return row["quantize"], row["sparsity"], row["block"]
+
+
+def _head(variant: tuple[str | None, float, int]) -> str:
+    quantize, sparsity, block = variant
+    words = [quantize or "", f"{sparsity:.0%}" if sparsity else "dense", f"in blocks of {block}" if block > 1 else ""]
+    return " ".join(filter(None, words))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,10 @@ def test_phones_prints_a_table_and_goes_on(tmp_path):
     names = ("--networks=MobileNetV2", "--sparsities=0.9", "--nofloat16", "--noint8", "--emulators=")
     result = run("benchmarks/phones.py", *names, f"--output={output}")
     assert result.returncode == 0, result.stderr
-    assert "| MobileNetV2 96 | float32, 90% | 250 (4.0) | 5.50 | 2,000 | 1.0 M |" in result.stdout
+    table = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    assert table[:3] == ["| arm, ms | dense | 90% |", "|---|---|---|", "| MobileNetV2, 96 | 1,000 | 250 (4.0x) |"]
+    assert "| MobileNetV2, 96 | 5.00 | 5.50 |" in table
+    assert "| MobileNetV2, 96 | 2,000 | 2,000 |" in table
 
 
 @pytest.mark.slow
