@@ -168,7 +168,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
 def _table(
     rows: list[dict[str, Any]], title: str, value: Callable[[dict[str, Any]], float | None], with_ratio: bool
 ) -> str:
-    """Returns a table of one value, a column for each kind of file; a ratio tells how many times less it is than dense."""
+    """Returns a table of one value, a column for each kind of file; with how many times less it is than dense."""
     kinds = [None, "float16", "int8"]
     columns = sorted({_variant(row) for row in rows}, key=lambda each: (kinds.index(each[0]), *each[1:]))
     lines = [f"| {' | '.join([title, *map(_head, columns)])} |", "|---" * (1 + len(columns)) + "|"]
