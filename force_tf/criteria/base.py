@@ -38,6 +38,9 @@ class Criterion(abc.ABC):
     #: Whether the score needs passes of the network, or to assign its weights; False for scores of the weights' values
     #: and of what is counted alone, which cost less while a network trains.
     needs_network: ClassVar[bool] = True
+    #: Whether `scores` trains the network, and so holds copies of the weights. A search then gives the memory of the
+    #: scores back after each cut, which costs time to get again.
+    trains: ClassVar[bool] = False
     #: What is counted of each weight in every step of a network that trains, and found in `network.memory` then:
     #: "sign_flips".
     counted: ClassVar[tuple[str, ...]] = ()

@@ -49,6 +49,7 @@ class EarlyTicket(Criterion):
     learning_rate: float | None = None
     momentum: float = 0.9
 
+    trains: ClassVar[bool] = True
     #: The rate for models that are not compiled with SGD.
     DEFAULT_RATE: ClassVar[float] = 0.1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -35,6 +36,7 @@ class ProsPr(Criterion):
         - [ProsPr](https://arxiv.org/abs/2202.08132)
     """
 
+    trains: ClassVar[bool] = True
     inner_steps: int = 3
     inner_learning_rate: float = 0.1
     momentum: float = 0.0

@@ -52,6 +52,7 @@ def make_cut(
     invert: bool,
     granularity: BoundGranularity,
     network: Network,
+    keep_memory: bool,
     repair: Repair | None = None,
     limits: BoundLimits | None = None,
     plan_to: Callable[[float], Plan],
@@ -67,6 +68,7 @@ def make_cut(
         invert: Whether to keep the lowest scores instead.
         granularity: What is kept or pruned as one.
         network: What is scored, whose weights lie where the scores will.
+        keep_memory: Whether to keep the memory of the scores from one cut to the next, on the host.
         repair: What the last cut goes through, on the host; None for nothing.
         limits: The budget to which to cut, on the host; None for the plan's own end.
         plan_to: Returns the plan of all steps that lead to a density.
@@ -75,7 +77,8 @@ def make_cut(
     device = network.dense[0].device if network.dense else ""
     dtype = score_dtype(network.weights)
     if limits:
-        return BudgetCut(plan, zeros, invert, dtype, granularity, limits=limits, plan_to=plan_to, show=show)
+        of_host = (plan, zeros, invert, dtype, granularity, keep_memory)
+        return BudgetCut(*of_host, limits=limits, plan_to=plan_to, show=show)
     if cut == "device" or (cut == "auto" and not repair and granularity.on_device and compiles_on(device)):
         return DeviceCut(plan, zeros, invert, dtype, device)
-    return HostCut(plan, zeros, invert, dtype, granularity, repair)
+    return HostCut(plan, zeros, invert, dtype, granularity, keep_memory, repair)

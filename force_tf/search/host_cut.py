@@ -24,6 +24,7 @@ class HostCut(Cut):
         invert: Whether to keep the lowest scores instead.
         dtype: The float type in which scores are compared.
         granularity: What is kept or pruned as one.
+        keep_memory: Whether to keep the memory of the scores from one cut to the next.
         repair: What the last cut goes through; None for nothing.
     """
 
@@ -34,19 +35,21 @@ class HostCut(Cut):
         invert: bool,
         dtype: type,
         granularity: BoundGranularity,
+        keep_memory: bool,
         repair: Repair | None = None,
     ):
         super().__init__(plan, zeros, invert, dtype)
-        self._granularity, self._repair = granularity, repair
+        self._granularity, self._keep_memory, self._repair = granularity, keep_memory, repair
         self._keep = np.ones(sum(weight.size for weight in plan.weights), bool)
         self._scores: np.ndarray | None = None
 
     def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
         before = self._keep
-        self._scores = self._filled(scores)
+        self._fill(scores)
         self._cut(step, self._eligible(step))
         facts = self._facts(before)
-        self._scores = None  # its memory is given back until the next scores are there
+        if not self._keep_memory:
+            self._scores = None
         return facts
 
     def _cut(self, step: int, eligible: np.ndarray | None) -> None:
@@ -58,10 +61,12 @@ class HostCut(Cut):
         if self._repair and self.is_last(step):
             self._keep = self._repair(self._plan, self._keep, self._scores)
 
-    def _filled(self, scores: Iterable[Any]) -> np.ndarray:
-        flat = np.empty(self._keep.size, self._dtype)
-        fill(flat, scores, self._plan.weights)
-        return np.negative(flat, out=flat) if self._invert else flat
+    def _fill(self, scores: Iterable[Any]) -> None:
+        if self._scores is None:
+            self._scores = np.empty(self._keep.size, self._dtype)
+        fill(self._scores, scores, self._plan.weights)
+        if self._invert:
+            np.negative(self._scores, out=self._scores)
 
     def _eligible(self, step: int) -> np.ndarray | None:
         return None if self._plan.revive or step == 1 else self._keep

@@ -288,6 +288,7 @@ class PruneAtInit:
             invert=self.invert,
             granularity=granularity,
             network=network,
+            keep_memory=not self.criterion.trains,
             repair=repair,
             limits=limits,
             plan_to=functools.partial(self._plan_to, network.weights, granularity),
