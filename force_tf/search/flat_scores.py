@@ -52,22 +52,27 @@ def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> No
         TypeError: As `scores_of_weights`.
         ValueError: As `scores_of_weights`, or if scores are NaN.
     """
-    end = 0
+    end, odd = 0, False
     for weight, score in zip(weights, scores_of_weights(scores, weights), strict=True):
         begin, end = end, end + weight.size
-        flat[begin:end] = np.ravel(score)
+        odd |= _copy(np.ravel(score), flat[begin:end])
         del score  # before the next one is made
-    if any(over_blocks(lambda block: _has_odd_sum(flat[block]), flat.size)):
+    if odd:
         check_no_nan([np.count_nonzero(np.isnan(part)) for part in split(flat, weights)], weights)
 
 
-def _has_odd_sum(scores: np.ndarray) -> bool:
-    """Whether the sum is NaN, as it is if a summand is, or if both infinities are there.
+def _copy(scores: np.ndarray, to: np.ndarray) -> bool:
+    """Copies scores, and returns whether the sum of some is NaN, as it is if one is, or if both infinities are there.
 
-    Summing is cheaper than looking at every score.
+    Summing them while they are in the processor's cache is cheaper than looking at every one.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        return bool(np.isnan(scores.sum()))
+
+    def copy(block):
+        to[block] = scores[block]
+        with np.errstate(invalid="ignore", over="ignore"):
+            return bool(np.isnan(to[block].sum()))
+
+    return any(over_blocks(copy, scores.size))
 
 
 def check_no_nan(counts: Sequence[int], weights: Sequence[PrunableWeight]) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 # How many entries are looked at together, so that they stay in the processor's cache.
 BLOCK = 1 << 17
 # Below so many blocks handing them to threads costs more than it saves.
-_WORTHWHILE = 32
+_WORTHWHILE = 16
 # More threads than this wait for the memory.
 _MOST_THREADS = 8
 
