@@ -23,6 +23,7 @@ EXCEPTIONS = {
     ("objective/losses.py", "_temperature"): "of another object of the same class",
     ("objective/objective.py", "_adds"): "of another object of the same class",
     ("objective/objective.py", "_data_loss"): "of another object of the same class",
+    ("training/prune_during_training.py", "_session"): "of another object of the same class",
 }
 PRIVATE_MODULES = ("keras.src", "tf_keras.src", "tensorflow.python", "tensorflow.lite.python")
 
