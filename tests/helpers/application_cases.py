@@ -15,7 +15,7 @@ WARNS, WARNING = ("EfficientNetV2", "tf_keras"), "The `keras.initializers.serial
 
 
 def marks(family, module, quick):
-    found = [] if family in quick else [pytest.mark.slow]
+    found = [] if (family, module) in quick else [pytest.mark.slow]
     if (family, module) == WARNS:
         found.append(pytest.mark.filterwarnings(f"ignore:{WARNING}"))
     return found

@@ -9,7 +9,7 @@ from helpers.shrinking import assert_same_function, random_masks
 from helpers.training_forms import dtype_policy
 
 # The family whose networks are traced fastest among those with residual sums; chains have tests of their own.
-QUICK = {"MobileNetV2"}
+QUICK = {("MobileNetV2", "tf_keras")}
 
 
 @each_family(quick=QUICK)
