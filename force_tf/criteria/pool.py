@@ -57,7 +57,8 @@ class Pool(Criterion):
     def scores(self, network: Network) -> Iterable[np.ndarray]:
         first, then = (_flat(criterion.scores(network)) for criterion in (self.first, self.then))
         kept = np.concatenate([np.ravel(mask) for mask in network.masks])
-        scores = pooled(first, then, kept, self.fraction, out=first)
+        out = first if first.dtype == then.dtype else None
+        scores = pooled(first, then, kept, self.fraction, out)
         ends = np.cumsum([weight.size for weight in network.weights])[:-1]
         parts = zip(np.split(scores, ends), network.weights)
         return [part.reshape(weight.shape) for part, weight in parts]
@@ -73,7 +74,7 @@ def pooled(
         then: The second scores, flat floats.
         kept: Flat booleans; only kept weights can be candidates.
         fraction: The part of the kept weights that are candidates.
-        out: Where to write what is returned, which may be `first`, or None.
+        out: Where to write what is returned, of the dtype of `then`; it may be `first`. None for a new array.
 
     Returns:
         Flat floats: the second scores of candidates, and those of others lifted above all of them.

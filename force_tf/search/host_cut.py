@@ -24,7 +24,8 @@ class HostCut(Cut):
         invert: Whether to keep the lowest scores instead.
         dtype: The float type in which scores are compared.
         granularity: What is kept or pruned as one.
-        keep_memory: Whether to keep the memory of the scores from one cut to the next.
+        keep_memory: Whether to keep the memory of the scores from one cut to the next: new memory of that size costs as
+            much as filling it.
         repair: What the last cut goes through; None for nothing.
     """
 

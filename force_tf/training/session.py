@@ -230,8 +230,11 @@ class Session:
         for each in self._between:
             each.move(index)
         before = live.kept()
-        scores = self._cut_scores(index, before, seed)
-        cut, swap = self._cut_at(index, before, scores), self._swap_at(index, before, scores, seed)
+        scores = cut = None
+        if self._cuts(index, before):
+            scores = None if self._penalty is not None else self._cut.scores((*seed, 0), before)
+            cut = self._cut_at(index, scores)
+        swap = self._swap_at(index, before, scores, seed)
         moved = update(before, live.sizes, cut=cut, swap=swap)
         live.move(moved)
         count, stayed = int(np.count_nonzero(moved.kept)), int(np.count_nonzero(before & moved.kept))
@@ -255,16 +258,8 @@ class Session:
         revive = self._settings.row.revive
         return revive or np.count_nonzero(before) > round(before.size * self._plan.densities[index])
 
-    def _cut_scores(self, index: int, before: np.ndarray, seed: tuple[int, int]) -> np.ndarray | None:
-        """Returns the scores that the cut of a time compares, flat; None where there is none, or it has none."""
-        if self._penalty is not None or not self._cuts(index, before):
-            return None
-        return self._cut.scores((*seed, 0), before)
-
-    def _cut_at(self, index: int, before: np.ndarray, scores: np.ndarray | None) -> Cut | None:
-        """Returns the cut of a time, or None."""
-        if not self._cuts(index, before):
-            return None
+    def _cut_at(self, index: int, scores: np.ndarray | None) -> Cut:
+        """Returns the cut of a time, given its scores; None of a method whose penalty has chosen before."""
         plan, revive = self._plan, self._settings.row.revive
         if self._penalty is not None:
             to_prune = self._penalty.to_prune()
@@ -295,8 +290,8 @@ class Session:
         fraction = swap.fraction_at(self._timetable.steps[index] - span.first, last - span.first)
         if not fraction or self._timetable.steps[index] > last:
             return None
-        if scores is not None and isinstance(self._settings.row.score, Magnitude):
-            magnitudes = scores  # which is the same, and checked
+        if scores is not None and type(self._settings.row.score) is Magnitude:
+            magnitudes = scores  # which are the same, and checked
         else:
             magnitudes = self._live.magnitudes()
             if np.isnan(magnitudes.sum()):
