@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import force_tf
 from force_tf.callbacks import PruneDuringTraining, Swap
@@ -181,6 +182,16 @@ def test_data_and_losses_that_do_not_fit(either_keras):
 def test_optimizers_whose_state_cannot_be_reached(either_keras):
     pruned = force_tf.apply_masks(dense_model(either_keras, either_keras.optimizers.Adafactor()))
     refuses(pruned, r"an optimizer that remembers each weight by itself.* Received: Adafactor", PruneDuringTraining())
+
+
+def test_an_optimizer_that_hides_its_state_from_keras():
+    class Hiding(keras.optimizers.SGD):  # in tf_keras such lists are found
+        def build(self, variables):
+            super().build(variables)
+            self.hidden = [tf.Variable(tf.zeros(each.shape)) for each in variables]
+
+    pruned = force_tf.apply_masks(dense_model(keras, Hiding()))
+    refuses(pruned, r"an optimizer that remembers each weight by itself.* Received: Hiding", PruneDuringTraining())
 
 
 def test_frozen_models(either_keras):

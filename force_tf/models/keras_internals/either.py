@@ -150,12 +150,18 @@ def optimizer_slots(optimizer: Any, weight: Any) -> list[Any]:
 def optimizer_state_out_of_reach(optimizer: Any, weights: Iterable[Any]) -> list[str]:
     """Returns the names of variables of an optimizer that are neither single numbers nor among the slots of weights.
 
+    Also of those that it holds as plain variables of TensorFlow, of which Keras knows nothing.
+
     Args:
         optimizer: One of either Keras, that has made its variables.
         weights: All weights that it trains.
     """
     reached = {id(slot) for weight in weights for slot in optimizer_slots(optimizer, weight)}
-    variables = optimizer.variables() if callable(optimizer.variables) else optimizer.variables
+    variables = list(optimizer.variables() if callable(optimizer.variables) else optimizer.variables)
+    known = {id(variable) for variable in (*variables, *weights)}
+    values = [value for value in vars(optimizer).values() if isinstance(value, (tf.Variable, list, tuple))]
+    held = tf.nest.flatten(values)
+    variables += [each for each in held if isinstance(each, tf.Variable) and id(each) not in known]
     return [variable.name for variable in variables if len(variable.shape) and id(variable) not in reached]
 
 
