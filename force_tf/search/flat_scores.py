@@ -45,34 +45,34 @@ def scores_of_weights(scores: Any, weights: Sequence[PrunableWeight]) -> Iterato
         del score  # before the next one is made
 
 
-def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> None:
+def fill(flat: np.ndarray, scores: Any, weights: Sequence[PrunableWeight]) -> float:
     """Fills one flat array with all scores, tensor by tensor, so that only one copy of them is held.
+
+    Returns:
+        The sum of the absolute scores; infinite if it is too large for their dtype.
 
     Raises:
         TypeError: As `scores_of_weights`.
         ValueError: As `scores_of_weights`, or if scores are NaN.
     """
-    end, odd = 0, False
+    end, total = 0, 0.0
     for weight, score in zip(weights, scores_of_weights(scores, weights), strict=True):
         begin, end = end, end + weight.size
-        odd |= _copy(np.ravel(score), flat[begin:end])
+        total += _copy(np.ravel(score), flat[begin:end])
         del score  # before the next one is made
-    if odd:
+    if np.isnan(total):  # as it is if one score is
         check_no_nan([np.count_nonzero(np.isnan(part)) for part in split(flat, weights)], weights)
+    return total
 
 
-def _copy(scores: np.ndarray, to: np.ndarray) -> bool:
-    """Copies scores, and returns whether the sum of some is NaN, as it is if one is, or if both infinities are there.
-
-    Summing them while they are in the processor's cache is cheaper than looking at every one.
-    """
+def _copy(scores: np.ndarray, to: np.ndarray) -> float:
+    """Copies scores, and returns the sum of their absolute values, taken while they are in the processor's cache."""
 
     def copy(block):
         to[block] = scores[block]
-        with np.errstate(invalid="ignore", over="ignore"):
-            return bool(np.isnan(to[block].sum()))
+        return _magnitude(to[block])
 
-    return any(over_blocks(copy, scores.size))
+    return sum(over_blocks(copy, scores.size))
 
 
 def check_no_nan(counts: Sequence[int], weights: Sequence[PrunableWeight]) -> None:
@@ -90,27 +90,38 @@ def check_no_nan(counts: Sequence[int], weights: Sequence[PrunableWeight]) -> No
             raise ValueError(f"Expected scores without NaN. Received: {count} NaN for {weight.path!r}")
 
 
-def saliency_kept(scores: np.ndarray, keep: np.ndarray) -> float:
-    """The part of the sum of all absolute scores that the kept ones have."""
-    kept, total = _kept_and_total(scores, keep, scores.dtype)
+def saliency_kept(scores: np.ndarray, keep: np.ndarray, total: float) -> float:
+    """The part of the sum of all absolute scores that the kept ones have.
+
+    Args:
+        scores: All scores.
+        keep: Marks of those that are kept.
+        total: What `fill` returned for these scores.
+    """
+    kept = _kept_magnitude(scores, keep)
     if np.isinf(total) and scores.dtype != np.float64:  # the sum may be, and no score
-        kept, total = _kept_and_total(scores, keep, np.float64)
+        kept = _kept_magnitude(scores, keep, np.float64)
+        total = sum(over_blocks(lambda block: _magnitude(scores[block], np.float64), scores.size))
     if np.isinf(total):
         infinite = np.isinf(scores)
         return float(infinite[keep].sum() / infinite.sum())
     return kept / total if total else 0.0
 
 
-def _kept_and_total(scores: np.ndarray, keep: np.ndarray, dtype: np.typing.DTypeLike) -> tuple[float, float]:
-    def sums(block):
-        magnitudes, marks = np.abs(scores[block]), keep[block]
-        with np.errstate(invalid="ignore", over="ignore"):
-            total = magnitudes.sum(dtype=dtype)
-            if np.count_nonzero(marks) <= magnitudes.size // _FEW:
-                kept = magnitudes.take(np.flatnonzero(marks))
-            else:  # not `sum(where=marks)`, which is several times slower
-                kept = np.multiply(magnitudes, marks, out=magnitudes)
-            return float(kept.sum(dtype=dtype)), float(total)
+def _kept_magnitude(scores: np.ndarray, keep: np.ndarray, dtype: np.typing.DTypeLike = None) -> float:
+    def kept(block):
+        part, marks = scores[block], keep[block]
+        if np.count_nonzero(marks) <= marks.size // _FEW:
+            return _magnitude(part.take(np.flatnonzero(marks)), dtype)
+        # Not `sum(where=marks)`, which is several times slower. An infinite score times zero is NaN: no matter, since
+        # the total is infinite then.
+        with np.errstate(invalid="ignore"):
+            return _magnitude(np.multiply(part, marks), dtype)
 
-    kept, total = zip(*over_blocks(sums, scores.size))
-    return sum(kept), sum(total)
+    return sum(over_blocks(kept, scores.size))
+
+
+def _magnitude(scores: np.ndarray, dtype: np.typing.DTypeLike = None) -> float:
+    """The sum of absolute values, in a dtype; by default in their own."""
+    with np.errstate(over="ignore"):
+        return float(np.abs(scores).sum(dtype=dtype or scores.dtype))

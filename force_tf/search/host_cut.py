@@ -43,6 +43,7 @@ class HostCut(Cut):
         self._granularity, self._keep_memory, self._repair = granularity, keep_memory, repair
         self._keep = np.ones(sum(weight.size for weight in plan.weights), bool)
         self._scores: np.ndarray | None = None
+        self._total = 0.0  # of the absolute scores
 
     def __call__(self, step: int, scores: Iterable[Any]) -> CutFacts:
         before = self._keep
@@ -65,7 +66,7 @@ class HostCut(Cut):
     def _fill(self, scores: Iterable[Any]) -> None:
         if self._scores is None:
             self._scores = np.empty(self._keep.size, self._dtype)
-        fill(self._scores, scores, self._plan.weights)
+        self._total = fill(self._scores, scores, self._plan.weights)
         if self._invert:
             np.negative(self._scores, out=self._scores)
 
@@ -80,7 +81,7 @@ class HostCut(Cut):
 
         return CutFacts(
             kept=int(np.count_nonzero(used)),
-            saliency_kept=saliency_kept(self._scores, keep),
+            saliency_kept=saliency_kept(self._scores, keep, self._total),
             revived=int(sum(over_blocks(revived, keep.size))),
         )
 
