@@ -116,6 +116,16 @@ def test_phones_prints_a_table_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_single_operations_are_timed():
+    result = run("benchmarks/emulated_operations.py", "--emulators=", "--pixels=8", "--sizes=32")
+    assert result.returncode == 0, result.stderr
+    assert all(float(cell) > 0 for cell in re.findall(r"^\| [a-z0-9 ]+ \| ([0-9.]+) \|$", result.stdout, re.MULTILINE))
+    # By the table of its paper (1905.11946): the stem, of each block the expansion, the depthwise convolution and the
+    # gate, and the head.
+    assert "EfficientNetB0 at 32x32 computes swish of 126,044 numbers" in result.stdout
+
+
+@pytest.mark.slow
 def test_phone_accuracy_trains_exports_and_goes_on(tmp_path):
     output, plot = tmp_path / "accuracy.jsonl", tmp_path / "accuracy.png"
     setting = {"network": "MobileNet", "seed": 0, "alpha": 0.25, "epochs": 1, "learning_rate": 0.1}
