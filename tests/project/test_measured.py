@@ -43,6 +43,6 @@ def test_tables_in_the_docs_are_those_of_the_measured_rows(page, command):
     )
     assert result.returncode == 0, result.stderr
     printed = [line for line in result.stdout.splitlines() if line.startswith("|")]
-    assert len(printed) > 3
+    assert len(printed) > 2, "no row"
     missing = [line for line in printed if line not in PAGES[page].splitlines()]
     assert not missing, f"docs/{page} lacks\n" + "\n".join(missing)
