@@ -2,12 +2,13 @@ r"""Repeats a figure of the FORCE paper (arXiv 2006.09081) in short: test accura
 
     python benchmarks/accuracy_over_sparsity.py --output=runs/accuracy_over_sparsity.jsonl
 
-prunes and trains narrow forms of VGG19 and ResNet50, whose hidden layers have `--vgg19_width` and `--resnet50_width`
-times the channels of the papers', on a part of the images, averaged to 16x16 pixels, without augmentation. "snip_mb"
-and "grasp_mb" look at as many batches as FORCE does, 60. All train by SGD with momentum 0.9 and weight decay 5e-4, and
-a learning rate that falls to a tenth after 3/7 and again after 5/7 of the epochs. `--methods` takes those that move
-masks during training, and lottery tickets, too, as `mnist_results.py` does. A network whose masks leave no path from
-the input to the output is not trained: it answers by chance.
+prunes and trains narrow forms of VGG19 and ResNet50, whose hidden layers have `--vgg19_16px_width` and
+`--resnet50_width` times the channels of the papers', on a part of the images, averaged to 16x16 pixels, without
+augmentation. "vgg19_16px" is VGG19 for images of that size, "vgg19" the one for `--size=32`. "snip_mb" and "grasp_mb"
+look at as many batches as FORCE does, 60. All train by SGD with momentum 0.9 and weight decay 5e-4, and a learning rate
+that falls to a tenth after 3/7 and again after 5/7 of the epochs. `--methods` takes those that move masks during
+training, and lottery tickets, too, as `mnist_results.py` does. A network whose masks leave no path from the input to
+the output is not trained: it answers by chance.
 
 Every result is a line in the output file; run the same command again to go on after an interruption, or with more
 seeds. Processes with other networks or seeds may share the file. `--tables_only` prints the tables of what is there
@@ -55,11 +56,12 @@ _OUTPUT = flags.DEFINE_string(
 _DATASET = flags.DEFINE_enum("dataset", "cifar10", image_data.NAMES, "The images to learn.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its data. Default: its own folder.")
 _WIDTHS = {
-    "vgg19": flags.DEFINE_float("vgg19_width", 0.25, "Channels, in those of VGG19.", lower_bound=0.0),
+    "vgg19_16px": flags.DEFINE_float("vgg19_16px_width", 0.25, "Channels, in those of VGG19.", lower_bound=0.0),
+    "vgg19": flags.DEFINE_float("vgg19_width", 0.25, "The same, with all poolings.", lower_bound=0.0),
     "resnet50": flags.DEFINE_float("resnet50_width", 0.125, "Channels, in those of ResNet50.", lower_bound=0.0),
     "vgg11": flags.DEFINE_float("vgg11_width", 0.25, "Channels, in those of VGG11.", lower_bound=0.0),
 }
-_NETWORKS = flags.DEFINE_list("networks", "vgg19,resnet50", "Which networks to train.")
+_NETWORKS = flags.DEFINE_list("networks", "vgg19_16px,resnet50", "Which networks to train.")
 _METHODS = flags.DEFINE_list("methods", ",".join(_METHODS_COMPARED), "Which methods to compare.")
 _SPARSITIES = flags.DEFINE_list("sparsities", "0.95,0.98,0.99,0.995,0.999", "Fractions of the weights to remove.")
 _SEEDS = flags.DEFINE_list("seeds", "0,1", "Which seeds, of the weights, the batches and the search.")

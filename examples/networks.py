@@ -123,13 +123,13 @@ def _small_convnet(x: Tensor, layers: _Layers) -> Tensor:
     return layers.plain.GlobalAveragePooling2D(name="average_pool")(x)
 
 
-def _vgg(x: Tensor, layers: _Layers, *, blocks: Sequence[Sequence[int]]) -> Tensor:
+def _vgg(x: Tensor, layers: _Layers, *, blocks: Sequence[Sequence[int]], poolings: int = 4) -> Tensor:
     for b, block in enumerate(blocks, start=1):
         for c, filters in enumerate(block, start=1):
             name = f"block{b}_{c}"
             x = layers.conv_norm(x, filters, 3, name)
             x = layers.plain.ReLU(name=f"{name}_relu")(x)
-        if b < len(blocks):
+        if b <= poolings:
             # Padding changes nothing for even sizes, and lets images below 32 pixels through.
             x = layers.plain.MaxPooling2D(2, padding="same", name=f"block{b}_pool")(x)
     return layers.plain.GlobalAveragePooling2D(name="average_pool")(x)
@@ -166,6 +166,9 @@ _BODIES: dict[str, Callable[[Tensor, _Layers], Tensor]] = {
     "lenet_5": _lenet_5,
     "small_convnet": _small_convnet,
     **{name: functools.partial(_vgg, blocks=blocks) for name, blocks in _VGG.items()},
+    # For images of 16x16: without the last pooling, so that block 5 sees 2x2 pixels as it does of images of 32x32.
+    # Where it sees a single one, eight of the nine weights of each of its kernels only ever meet the padding.
+    "vgg19_16px": functools.partial(_vgg, blocks=_VGG["vgg19"], poolings=3),
     "resnet20": functools.partial(_resnet, stem=16, widths=(16, 32, 64), blocks=(3, 3, 3), block=_BASIC),
     "resnet50": functools.partial(_resnet, stem=64, widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3), block=_BOTTLENECK),
 }

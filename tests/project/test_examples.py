@@ -412,7 +412,7 @@ def test_accuracy_over_sparsity_goes_on_and_prints_tables(tmp_path):
         ("--methods=forse", "expected some of dense, random"),
         ("--sparsities=0.9,1", "expected fractions in [0, 1)"),
         ("--seeds=a", "expected whole numbers of at least 0"),
-        ("--networks=lenet_5", "expected some of vgg19, resnet50, vgg11"),
+        ("--networks=lenet_5", "expected some of vgg19_16px, vgg19, resnet50, vgg11"),
     ],
 )
 def test_accuracy_over_sparsity_explains_wrong_lists(flag, message):

@@ -37,6 +37,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         ("vgg11", (32, 32, 3), 9_228_362),
         ("vgg16", (32, 32, 3), 14_724_042),
         ("vgg19", (32, 32, 3), 20_035_018),
+        ("vgg19_16px", (16, 16, 3), 20_035_018),
         ("resnet20", (32, 32, 3), 272_474),
         ("resnet50", (32, 32, 3), 23_520_842),
     ],
@@ -46,6 +47,13 @@ def test_networks_have_the_published_size(name, shape, weights):
     assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == weights
     assert model.output_shape == (None, 10)
     assert model.layers[-1].activation is keras.activations.linear, "the last layer returns logits"
+
+
+def test_vgg19_for_half_the_pixels_ends_in_maps_of_the_size_of_the_papers():
+    for name, size in (("vgg19", 32), ("vgg19_16px", 16)):
+        model = networks.build(name, (size, size, 3), classes=10, width=0.05)
+        assert model.get_layer("block5_4_conv").output.shape[1:3] == (2, 2), name
+        assert model.get_layer("block4_4_conv").output.shape[1:3] == (size // 8, size // 8), name
 
 
 def test_narrow_networks_have_a_part_of_the_channels():
