@@ -39,7 +39,7 @@ from training import cross_entropy, for_use, train
 import force_tf
 
 _COSTS = ("flops", "parameters", "file_bytes")
-_MIN_SIZE = 32  # pixels, of keras.applications
+_MIN_SIZE = 32  # pixels, of keras.applications; after five strides of 2 a single one is left of them
 _BUDGETS = [f"{name}={part}" for name in _COSTS for part in (0.5, 0.25, 0.1)]
 _INT8 = ("int8", "int8_io")
 
@@ -47,6 +47,7 @@ _SETTINGS = {
     flag.name
     for flag in (
         flags.DEFINE_enum("dataset", "cifar10", image_data.NAMES, "The images to learn."),
+        flags.DEFINE_integer("size", 64, "Pixels to which smaller images are enlarged.", lower_bound=_MIN_SIZE),
         flags.DEFINE_float("alpha", 0.35, "Channels, in those of MobileNetV2.", lower_bound=0.05),
         flags.DEFINE_string("method", "force", "Method of PruneAtInit."),
         flags.DEFINE_enum("granularity", "channel", ("channel", "weight"), "What is pruned as one."),
@@ -76,7 +77,7 @@ def run() -> None:
     rows = folder.read_json("results.json") if folder.has("results.json") else []
     done = {row["budget"] for row in rows}
     if set(pruners) - done:
-        data = _large_enough(image_data.load(settings["dataset"], _DATA_DIR.value, settings["limit"]))
+        data = _enlarged(image_data.load(settings["dataset"], _DATA_DIR.value, settings["limit"]), settings["size"])
     for text, pruner in pruners.items():
         if text not in done:
             print(f"{text} …", flush=True)
@@ -101,9 +102,9 @@ def _pruner(text: str, settings: dict[str, Any]) -> force_tf.PruneAtInit:
     )
 
 
-def _large_enough(data: image_data.ImageData) -> image_data.ImageData:
-    """Returns images of at least the size that keras.applications takes: each pixel becomes several."""
-    factor = -(-_MIN_SIZE // min(data.input_shape[:2]))
+def _enlarged(data: image_data.ImageData, size: int) -> image_data.ImageData:
+    """Returns images of at least a size: each pixel becomes several."""
+    factor = -(-size // min(data.input_shape[:2]))
     larger = [images.repeat(factor, axis=1).repeat(factor, axis=2) for images in (data.train_images, data.test_images)]
     return dataclasses.replace(data, train_images=larger[0], test_images=larger[1])
 

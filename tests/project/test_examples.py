@@ -358,7 +358,7 @@ def test_force_figures_goes_on_where_it_was(tmp_path):
 def test_prune_to_budget(tmp_path):
     budgets = ["flops=0.5", "file_bytes=0.6"]
     tiny = ("--dataset=digits", "--alpha=0.1", "--limit=64", "--epochs=1", "--batch_size=32", "--method=snip")
-    settings = (*tiny, f"--output_dir={tmp_path}")
+    settings = (*tiny, "--size=32", f"--output_dir={tmp_path}")
     result = run("examples/prune_to_budget.py", *settings, f"--budgets={budgets[0]}")
     assert result.returncode == 0, result.stderr
     again = run("examples/prune_to_budget.py", *settings, f"--budgets={','.join(budgets)}")
@@ -381,6 +381,7 @@ def test_prune_to_budget(tmp_path):
         ("--budgets=latency=3", "with positive numbers"),
         ("--method=forse", "Expected `method` to be one of"),
         ("--alpha=0", "alpha=0"),
+        ("--size=16", "size=16"),
     ],
 )
 def test_prune_to_budget_explains_wrong_flags(flag, message, tmp_path):
