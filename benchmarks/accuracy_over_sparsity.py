@@ -241,7 +241,8 @@ def _figure(rows: Sequence[Row]):
         ax.set_title(network)
         ax.set_xlabel("Sparsity")
         ax.set_ylabel("Test accuracy (%)")
-    axes[-1].legend(frameon=False, fontsize="small")
+    labels = axes[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     return figure
 
 
