@@ -145,6 +145,8 @@ def _measured(what, layers, width, method="force"):
         for _ in range(_STEPS.value):
             product(x, y, vectors)
     else:
+        if method == "prospr":  # at its own rate of 0.1, training diverges on the widest
+            method = force_tf.criteria.ProsPr(inner_learning_rate=1e-3)
         pruner = force_tf.PruneAtInit(method, sparsity=0.9, steps=_STEPS.value)
         pruner.find_masks(model, [(x, y)], _LOSS, verbose=0)
     return peak_bytes()

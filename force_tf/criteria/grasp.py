@@ -11,6 +11,7 @@ from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
 from force_tf.objective.gradients import mean_gradient, mean_hessian_product
 from force_tf.objective.objective import Objective
+from force_tf.support.host_memory import put_all_aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class GraSP(Criterion):
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         batches = network.next_batches()
-        gradient = mean_gradient(network.loss_gradient, batches)
+        gradient = put_all_aside(mean_gradient(network.loss_gradient, batches))  # gives way to the scores
         products = mean_hessian_product(network.loss_gradient, gradient, batches)
         return (weight * product for weight, product in zip(network.masked_weights(), products))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -13,7 +13,7 @@ from force_tf.criteria.network import Network
 from force_tf.models.keras_models import array_variables, state_variables
 from force_tf.objective.batches import Batch
 from force_tf.objective.gradients import GradientFunction
-from force_tf.support.host_memory import at_rest
+from force_tf.support.host_memory import at_rest, put_all_aside, put_aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,10 @@ class ProsPr(Criterion):
 
     Starting from w_0 = θ⊙m, inner step i of SGD trains all trainable variables on batch i; the loss L is that of the
     next batch. By the chain rule ∂L(w_M)/∂m = θ ⊙ ∂L(w_M)/∂w_0, and ∂L/∂w_0 follows from ∂L/∂w_M by going back
-    through the inner steps with one Hessian product each, which is exact and needs memory for M copies of the weights
-    rather than for M unrolled graphs. With several batches per step, as many meta-gradients are averaged, each over
-    fresh batches.
+    through the inner steps with one Hessian product each, which is exact and needs no M unrolled graphs. The weights
+    that a step began with are made anew from w_0, so that a meta-gradient takes M (M + 1) / 2 + 1 gradients, M
+    Hessian products, and memory that does not grow with M. With several batches per step, as many meta-gradients are
+    averaged, each over fresh batches.
 
     Args:
         inner_steps: M, the number of SGD steps to look ahead.
@@ -56,86 +57,89 @@ class ProsPr(Criterion):
         network.full_loss_gradient.trace()
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
-        total = None
-        for _ in range(network.batches_per_step):
-            gradients = self._meta_gradient(network, network.batches.take(self.inner_steps + 1))
-            total = gradients if total is None else [sum_ + gradient for sum_, gradient in zip(total, gradients)]
         count = network.batches_per_step
-        return (tf.abs(weight * gradient / count) for weight, gradient in zip(network.dense, total))
+        total = self._meta_gradient(network)
+        for _ in range(count - 1):
+            _add(total, self._meta_gradient(network))
+        return _magnitudes(network.dense, total, count)
 
-    def _meta_gradient(self, network: Network, batches: Sequence[Batch]) -> list[tf.Tensor]:
-        """∂L(w_M)/∂w_0 by the prunable weights; the model comes back as it was."""
+    def _meta_gradient(self, network: Network) -> list[tf.Tensor]:
+        """∂L(w_M)/∂w_0 by the prunable weights, on fresh batches; the model comes back as it was."""
         function = network.full_loss_gradient
-        *inner, last = batches
-        states = [_State(network, holds_prunable=False)]
+        *inner, last = network.batches.take(self.inner_steps + 1)
+        start = _Start(network)
         try:
-            self._train(function, network, states, inner)
+            self._train(function, start.trained, inner)
             meta = function(*last)
             if not self.first_order:
-                self._go_back(function, meta, states, inner)
+                self._go_back(function, meta, start, inner)
         finally:
-            states[0].restore()
+            start.restore()
         return meta[: len(network.weights)]
 
-    def _train(
-        self, function: GradientFunction, network: Network, states: list[_State], batches: Sequence[Batch]
-    ) -> None:
-        """Does the inner steps, and appends the states before all but the first, whose state is there."""
+    def _train(self, function: GradientFunction, variables: Sequence[Any], batches: Sequence[Batch]) -> None:
+        """Does one inner step on each batch: v_i = μ v_{i−1} + ∇L_i(w_{i−1}), w_i = w_{i−1} − η v_i."""
         velocity = None
-        for step, batch in enumerate(batches):
-            if step:
-                states.append(_State(network))
+        for batch in batches:
             gradients = function(*batch)
             if velocity is not None:
                 _add(gradients, velocity, self.momentum)
-            velocity = gradients
-            for variable, change in zip(states[-1].variables, velocity):
+            for variable, change in zip(variables, gradients):
                 variable.assign(tf.convert_to_tensor(variable) + -self.inner_learning_rate * change)
+            velocity = gradients if self.momentum else None
+            del gradients  # before the next ones are computed
 
     def _go_back(
-        self, function: GradientFunction, meta: list[tf.Tensor], states: list[_State], batches: Sequence[Batch]
+        self, function: GradientFunction, meta: list[tf.Tensor], start: _Start, batches: Sequence[Batch]
     ) -> None:
-        """Makes ∂L/∂w_0 of ∂L/∂w_M, in its list, and lets go of all states but the first on the way.
+        """Makes ∂L/∂w_0 of ∂L/∂w_M, in its list, by the adjoint of the inner steps.
 
-        By the adjoint of v_i = μ v_{i−1} + ∇L_i(w_{i−1}), w_i = w_{i−1} − η v_i.
+        With w̄_i = ∂L/∂w_i, and −η ū_i that of v_i: ū_i = w̄_i + μ ū_{i+1}, w̄_{i−1} = w̄_i − η H_i(w_{i−1}) ū_i.
         """
-        velocity_adjoint = [tf.zeros_like(tensor) for tensor in meta]
-        for batch in reversed(batches):
-            states[-1].restore()  # with the seeds too: Dropout must drop what it dropped on the way there
-            if len(states) > 1:  # the first one puts the model back
-                states.pop()
-            for place, tensor in enumerate(meta):
-                velocity_adjoint[place] = self.momentum * velocity_adjoint[place] - self.inner_learning_rate * tensor
-                meta[place] = at_rest(tensor)  # while the product is computed, which takes the most memory
-            _add(meta, function.hessian_product(velocity_adjoint, *batch), 1.0)
+        put_all_aside(meta)  # while gradients and products are computed, which takes the most memory
+        adjoint = None
+        for step in reversed(range(len(batches))):
+            start.restore()  # with the seeds too: Dropout must drop what it dropped on the way there
+            self._train(function, start.trained, batches[:step])
+            following, adjoint = adjoint, list(meta)
+            if following is not None:
+                _add(adjoint, following, self.momentum)
+            product = function.hessian_product(adjoint, *batches[step])
+            if not self.momentum:
+                adjoint = None
+            _add(meta, product, -self.inner_learning_rate)
 
 
-class _State:
-    """The values of all variables of a network at one inner step.
+class _Start:
+    """All variables of a network as the inner steps find them: the prunable weights θ⊙m, and what the others hold.
 
-    Args:
-        network: The network.
-        holds_prunable: Whether to hold those of the prunable weights too; False where they are θ⊙m, which is made anew.
+    Attributes:
+        trained: The variables that the inner steps train: the prunable weights, then the others.
     """
 
-    def __init__(self, network: Network, holds_prunable: bool = True):
-        self._network, self._holds_prunable = network, holds_prunable
-        self.variables = [weight.variable for weight in network.weights] + network.other_variables
-        trained = self.variables if holds_prunable else network.other_variables
-        trainable = {id(variable) for variable in network.model.trainable_variables}
+    def __init__(self, network: Network):
+        self._network = network
+        self.trained = [weight.variable for weight in network.weights] + network.other_variables
         every = array_variables(network.model) + state_variables(network.model)
-        self._held = trained + [each for each in every if id(each) not in trainable]
+        trainable = {id(variable) for variable in network.model.trainable_variables}
+        self._held = network.other_variables + [each for each in every if id(each) not in trainable]
         self._values = [at_rest(tf.convert_to_tensor(variable)) for variable in self._held]
 
     def restore(self) -> None:
-        if not self._holds_prunable:
-            self._network.assign_masks(self._network.masks)
+        self._network.assign_masks(self._network.masks)
         for variable, value in zip(self._held, self._values):
             variable.assign(value)
 
 
-def _add(tensors: list[tf.Tensor], others: list[tf.Tensor], factor: float) -> None:
-    """Adds a multiple of other tensors, which leave their list one by one, so that there are never three of all."""
+def _add(tensors: list[tf.Tensor], others: list[tf.Tensor], factor: float = 1.0) -> None:
+    """Adds a multiple of other tensors, which leave their list one by one, and puts the sums aside."""
     for place, other in enumerate(others):
-        tensors[place] = tf.add(tensors[place], factor * other)
+        tensors[place] = put_aside(tf.add(tensors[place], factor * other))
         others[place] = None
+
+
+def _magnitudes(weights: Sequence[tf.Tensor], total: list[tf.Tensor], count: int) -> Iterator[tf.Tensor]:
+    """Yields the magnitudes of weights times their mean gradients, which leave their list one by one."""
+    for place, weight in enumerate(weights):
+        yield tf.abs(weight * total[place] / count)
+        total[place] = None

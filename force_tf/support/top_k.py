@@ -16,7 +16,7 @@ from force_tf.support.blocks import of_size, over_blocks
 _SMALL = 1 << 17
 _SAMPLES = 1 << 15
 # Where at most one of so many scores is eligible, those are copied; where more are, all are compared in place.
-_FEW = 4
+_FEW = 32
 
 
 def top_k(scores: np.ndarray, k: int, eligible: np.ndarray | None = None) -> np.ndarray:

@@ -128,6 +128,18 @@ def quadratic_loss(a, b):
     return loss
 
 
+def prospr_scores(model, data, loss, **options):
+    seen = []
+
+    class Recorded(force_tf.criteria.ProsPr):
+        def scores(self, network):
+            seen.extend(map(np.asarray, super().scores(network)))
+            return seen
+
+    force_tf.PruneAtInit(Recorded(**options), sparsity=0.5).find_masks(model, data, loss, verbose=0)
+    return seen
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("first_order", [True, False])
 def test_prospr_meta_gradient_of_a_quadratic(momentum, first_order):
@@ -147,19 +159,53 @@ def test_prospr_meta_gradient_of_a_quadratic(momentum, first_order):
     gradient = a @ w + b * targets[steps][0]
     expected = np.abs(start * (gradient if first_order else dw.T @ gradient))
 
-    seen = {}
-
-    class Recorded(force_tf.criteria.ProsPr):
-        def scores(self, network):
-            seen["scores"] = [np.asarray(score) for score in super().scores(network)]
-            return seen["scores"]
-
-    criterion = Recorded(inner_steps=steps, inner_learning_rate=rate, momentum=momentum, first_order=first_order)
     model = quadratic_model(start)
     data = [(np.ones((1, 1)), target) for target in targets]
-    force_tf.PruneAtInit(criterion, sparsity=0.5).find_masks(model, data, quadratic_loss(a, b), verbose=0)
-    np.testing.assert_allclose(seen["scores"][0][0], expected, rtol=1e-10)
+    options = {"inner_steps": steps, "inner_learning_rate": rate, "momentum": momentum, "first_order": first_order}
+    scores = prospr_scores(model, data, quadratic_loss(a, b), **options)
+    np.testing.assert_allclose(scores[0][0], expected, rtol=1e-10)
     np.testing.assert_array_equal(model.layers[0].kernel.numpy()[0], start)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_prospr_drops_on_the_way_back_what_it_dropped_on_the_way_there(momentum):
+    """Against the inner steps unrolled under one tape, by Keras's own calls without state."""
+    keras.utils.set_random_seed(0)
+    with_dtype = {"dtype": "float64"}
+    model = keras.Sequential(
+        [
+            keras.Input((4,), **with_dtype),
+            keras.layers.Dense(6, "tanh", **with_dtype),
+            keras.layers.Dropout(0.5, seed=3, **with_dtype),
+            keras.layers.Dense(3, **with_dtype),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **with_dtype)
+    random = np.random.default_rng(0)
+    batches = [(random.standard_normal((5, 4)), random.integers(0, 3, 5)) for _ in range(4)]
+    before = [variable.numpy() for variable in model.variables]
+    start = trained = [tf.constant(variable.numpy()) for variable in model.trainable_variables]
+    state = [tf.constant(variable.numpy()) for variable in model.non_trainable_variables]
+    with tf.GradientTape() as outer:
+        outer.watch(start)
+        velocities = [tf.zeros_like(value) for value in start]
+        for x, y in batches[:-1]:
+            with tf.GradientTape() as inner:
+                inner.watch(trained)
+                outputs, state = model.stateless_call(trained, state, x, training=True)
+                value = loss(y, outputs)
+            velocities = [momentum * v + g for v, g in zip(velocities, inner.gradient(value, trained))]
+            trained = [value - 0.5 * v for value, v in zip(trained, velocities)]
+        x, y = batches[-1]
+        value = loss(y, model.stateless_call(trained, state, x, training=True)[0])
+    gradients = outer.gradient(value, start)
+    kernels = [place for place, value in enumerate(start) if value.shape.rank == 2]
+
+    scores = prospr_scores(model, batches, loss, inner_steps=3, inner_learning_rate=0.5, momentum=momentum)
+    for place, found in zip(kernels, scores, strict=True):
+        np.testing.assert_allclose(found, abs(start[place] * gradients[place]), rtol=1e-8)
+    for variable, value in zip(model.variables, before):
+        np.testing.assert_array_equal(variable.numpy(), value)
 
 
 def test_grasp_of_a_quadratic():
