@@ -7,8 +7,8 @@ prunes and trains narrow forms of VGG19 and ResNet50, whose hidden layers have `
 augmentation. "vgg19_16px" is VGG19 for images of that size, "vgg19" the one for `--size=32`. "snip_mb" and "grasp_mb"
 look at as many batches as FORCE does, 60. All train by SGD with momentum 0.9 and weight decay 5e-4, and a learning rate
 that falls to a tenth after 3/7 and again after 5/7 of the epochs. `--methods` takes those that move masks during
-training, and lottery tickets, too, as `mnist_results.py` does. A network whose masks leave no path from the input to
-the output is not trained: it answers by chance.
+training, lottery tickets and small dense networks too, as `mnist_results.py` does. A network whose masks leave no path
+from the input to the output is not trained: it answers by chance.
 
 Every result is a line in the output file; run the same command again to go on after an interruption, or with more
 seeds. Processes with other networks or seeds may share the file. `--tables_only` prints the tables of what is there
@@ -17,6 +17,7 @@ for these flags, and `--figures=folder` draws it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pathlib
@@ -138,7 +139,8 @@ def _result(case: Row, data: image_data.ImageData) -> Row:
     """Prunes and trains, and returns the test accuracy in percent, and what that took."""
     keras.backend.clear_session()
     seed = case["seed"]
-    network = networks.build(case["network"], data.input_shape, data.classes, seed, _WEIGHT_DECAY, width=case["width"])
+    build = functools.partial(networks.build, case["network"], data.input_shape, data.classes, seed, _WEIGHT_DECAY)
+    network = build(width=case["width"])
     parameters = network.count_params()
     fit = _fit(case, data)
     begin = time.process_time()
@@ -153,6 +155,7 @@ def _result(case: Row, data: image_data.ImageData) -> Row:
             seed=seed,
             fit=fit,
             folder=f"{_OUTPUT.value}.{case['network']}-{case['sparsity']}-{seed}",
+            scaled=lambda width: build(width=width * case["width"]),
         )
         found = time.process_time()
         # Without a live path the network answers the same to every image, whatever its biases learn.

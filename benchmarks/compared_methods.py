@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +19,8 @@ AT_INIT = ("random", "random_erk", "snip", "grasp", "synflow", "iter_snip", "for
 MORE_AT_INIT = ("snip_mb", "grasp_mb", "grasp_it", "synflow_l2", "early_ticket_fast", "early_ticket_one_cut")
 DURING = ("gmp", "rigl", "set", "granet", "granet_st", "dpf", "fggp", "flipout", "snip_it")
 TICKET = "ticket"  # by `find_ticket`, which trains many times
-NAMES = ("dense", *AT_INIT, *MORE_AT_INIT, *DURING, TICKET)
+SMALL_DENSE = "small_dense"  # narrower layers and no masks
+NAMES = ("dense", SMALL_DENSE, *AT_INIT, *MORE_AT_INIT, *DURING, TICKET)
 _GROW_AND_DROP = ("rigl", "set")  # which keep the density that they begin with
 _FORCE_BATCHES = 60  # as many as FORCE looks at, one a step
 _SETTINGS = {
@@ -35,7 +38,7 @@ class Start(NamedTuple):
     """What a training begins with.
 
     Attributes:
-        model: The network, with masks unless the method is "dense".
+        model: The network, with masks unless the method is one of a dense network.
         callbacks: What `fit` needs.
         facts: What is worth knowing of the search; all that JSON can hold.
     """
@@ -56,6 +59,7 @@ def start(
     fit: Callable[[Any], Any] | None = None,
     folder: str | None = None,
     layers: Any = None,
+    scaled: Callable[[float], Any] | None = None,
 ) -> Start:
     """Returns what a training by a method of `NAMES` begins with.
 
@@ -69,9 +73,14 @@ def start(
         fit: For a ticket: trains a network as all are trained here, and returns a result (the last, if several).
         folder: For a ticket: where its rounds are kept until it is found.
         layers: Which layers to prune, as `PruneAtInit` takes them; not for a ticket.
+        scaled: For a small dense network: returns the network with so many times the channels in its hidden layers.
     """
     if method == "dense":
         return Start(network, [], {})
+    if method == SMALL_DENSE:
+        total = prunable_count(network)
+        small = small_dense(scaled, round(total * (1 - sparsity)))
+        return Start(small, [], {"kept": prunable_count(small), "total": total})
     if method in (*AT_INIT, *MORE_AT_INIT):
         begin = time.process_time()
         masks = find_masks(method, network, data, sparsity, batch, seed, layers)
@@ -101,6 +110,24 @@ def start(
         return Start(force_tf.apply_masks(network, masks), [pruning], {})
     all_kept = None if layers is None else find_masks("random", network, data, 0.0, batch, seed, layers)
     return Start(force_tf.apply_masks(network, all_kept), [pruning], {})
+
+
+def small_dense(scaled: Callable[[float], Any], most: int) -> Any:
+    """Returns the widest network of at most so many prunable weights, to a thousandth of the width.
+
+    Where one unit in each layer has more weights already, that network.
+
+    Args:
+        scaled: Returns the network with so many times the channels in its hidden layers.
+        most: How many weights.
+    """
+    thousandths = bisect.bisect_right(range(1, 1001), most, key=lambda each: prunable_count(scaled(each / 1000)))
+    return scaled(thousandths / 1000)
+
+
+def prunable_count(network: Any) -> int:
+    """Returns how many weights of a network masks could prune: those of kernels, not biases and normalizations."""
+    return sum(math.prod(weight.shape) for weight in network.trainable_weights if len(weight.shape) > 1)
 
 
 def unless_diverged(fit: Callable[[], Any]) -> Any:

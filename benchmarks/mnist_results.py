@@ -13,12 +13,15 @@ Methods that move masks during training have the settings of their table in docs
 "granet_st" begin under random masks with densities by Erdős–Rényi kernel, the last at half of the weights; "random_erk"
 leaves such masks as they are. "ticket" is a lottery ticket, found by as many trainings as it takes to prune a fifth
 again and again, and trained once more; where other sparsities are asked for, the table has the nearest of its rounds.
+"small_dense" has no masks, but hidden layers so narrow that it has no more weights than masks keep (where one unit in
+each has more already, those).
 
     python benchmarks/mnist_results.py --output=runs/during.jsonl --methods=dense,random_erk,gmp,rigl --sparsities=0.9
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pathlib
@@ -139,7 +142,10 @@ def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
     """Returns the test error in percent after the last epoch, and what else is worth knowing."""
     keras.backend.clear_session()
     begin, cpu_begin = time.perf_counter(), time.process_time()
-    network = networks.build(setting.network, data.input_shape, data.classes, setting.seed, _WEIGHT_DECAY)
+    build = functools.partial(
+        networks.build, setting.network, data.input_shape, data.classes, setting.seed, _WEIGHT_DECAY
+    )
+    network = build()
 
     def fit(model: Any, callbacks: Sequence[Any] = ()) -> list[float]:
         rows = train(
@@ -163,6 +169,7 @@ def _train(setting: Setting, data: image_data.ImageData) -> dict[str, Any]:
         seed=setting.seed,
         fit=fit,
         folder=f"{_OUTPUT.value}.{setting.network}-{setting.sparsity}-{setting.seed}",
+        scaled=lambda width: build(width=width),
     )
     errors = compared_methods.unless_diverged(lambda: fit(model, callbacks))
     times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}

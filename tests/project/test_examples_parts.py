@@ -239,6 +239,21 @@ def test_methods_that_benchmarks_compare(method, tmp_path):
         assert not (tmp_path / "ticket").exists(), "the rounds are kept until the ticket is found"
 
 
+@pytest.mark.parametrize(("sparsity", "units"), [(0.9, [58, 19, 10]), (0.99, [7, 2, 10]), (0.999, [1, 1, 10])])
+def test_a_small_dense_network_has_no_more_weights_than_masks_keep(sparsity, units):
+    """By hand, of 64 · 300 + 300 · 100 + 100 · 10 = 50,200 weights; one unit in each layer has 75."""
+    data = image_data.load("digits", limit=96)
+
+    def scaled(width):
+        return networks.build("lenet_300_100", data.input_shape, data.classes, width=width)
+
+    network = scaled(1.0)
+    started = compared_methods.start("small_dense", network, data, sparsity=sparsity, batch=32, seed=0, scaled=scaled)
+    assert [layer.units for layer in started.model.layers if hasattr(layer, "units")] == units
+    kept = 64 * units[0] + units[0] * units[1] + units[1] * 10
+    assert (started.facts["kept"], started.facts["total"]) == (kept, 50_200)
+
+
 LISTS = {
     "names": (lambda flag: list_flags.check_names(flag, ("snip", "force")), "snip,force", "snip,forse", "snip, force"),
     "fractions": (list_flags.check_fractions, "0,0.9", "0.9,1", "in \\[0, 1\\)"),
