@@ -46,7 +46,7 @@ from script import run_script
 from training import train
 
 _METHODS_COMPARED = (
-    *("dense", "random", "random_erk", "snip", "snip_mb", "grasp", "grasp_mb"),
+    *("dense", compared_methods.SMALL_DENSE, "random", "random_erk", "snip", "snip_mb", "grasp", "grasp_mb"),
     *("synflow", "iter_snip", "grasp_it", "force", "early_ticket"),
 )
 _WEIGHT_DECAY = 5e-4
