@@ -12,7 +12,7 @@ from helpers.layer_cases import CASES
 BATCH = 2
 # tf_keras's `SpectralNormalization` builds with an `InputSpec` of `tf.keras`, and so not where that is Keras 3.
 NOT_IN_TF_KERAS = {"ReversibleEmbedding", "GroupQueryAttention", "SpectralNormalization"}
-SLOW = {"LSTM", "GRU", "RNN", "StackedRNNCells", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D"}
+SLOW = {"SimpleRNN", "LSTM", "GRU", "RNN", "StackedRNNCells", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D"}
 NAMES = [name for name in CASES if name not in {*NOT_IN_TF_KERAS, "MultiHeadAttention"}]  # which has two inputs
 
 

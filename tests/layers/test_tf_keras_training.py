@@ -20,9 +20,13 @@ OPTIMIZERS = {
     "legacy_sgd": lambda: legacy.SGD(0.05, momentum=0.9),
     "legacy_adam": lambda: legacy.Adam(0.01),
 }
+# They keep state as others of the list do.
+SLOW = {"global_clipnorm", "lion", "ftrl"}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OPTIMIZERS]
+)
 def test_pruned_weights_stay_zero_under(name):
     train(OPTIMIZERS[name](), module=tf_keras, fit_arguments={"epochs": 1})
 

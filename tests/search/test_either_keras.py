@@ -157,12 +157,12 @@ def test_paths_are_the_same(build):
 
 
 def cases():
-    """Every architecture and method. Second derivatives of recurrent layers take minutes to trace; PX follows ReLUs."""
+    """Every architecture and method. Recurrent layers take long to trace, most methods slow; PX follows ReLUs."""
     for build in PATHS:
         for method in PRESETS:
             if method == "px" and build is not convolutions:
                 continue
-            slow = build is recurrent and method in ("grasp", "prospr", "ntk_sap")
+            slow = build is recurrent and method not in ("force", "synflow", "random")
             yield pytest.param(build, method, id=f"{build.__name__}-{method}", marks=[pytest.mark.slow] if slow else [])
 
 
