@@ -1,4 +1,4 @@
-"""Tensors in the memory of the host, where NumPy can compute with them."""
+"""Tensors in the memory of the host: for NumPy to compute with, and to put aside while they wait."""
 
 from __future__ import annotations
 
