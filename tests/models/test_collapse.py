@@ -118,7 +118,7 @@ def test_which_of_several_outputs_ignores_its_input(either_keras, form):
     good, bad = layers.Dense(4, name="good")(inputs), layers.Dense(1, name="bad", kernel_initializer="zeros")(inputs)
     model = either_keras.Model(inputs, [good, bad] if form == "list" else {"good": good, "bad": bad})
     with pytest.warns(force_tf.ConstantOutputWarning, match="^Even .* output 'bad' does not "):
-        force_tf.PruneAtInit("random", sparsity=0.2).find_masks(model, verbose=0)
+        force_tf.PruneAtInit("random", sparsity=0.2, seed=0).find_masks(model, verbose=0)
 
 
 def test_equal_rows_do_not_tell_whether_an_output_depends_on_them():

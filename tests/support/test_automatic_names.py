@@ -32,13 +32,15 @@ def test_two_builds_of_a_network(either_keras):
     either_keras.backend.clear_session()
     third = unnamed(either_keras)
     either_keras.backend.clear_session()
-    force_tf.apply_masks(unnamed(either_keras), force_tf.PruneAtInit("random", 0.5).find_masks(third, verbose=0))
+    force_tf.apply_masks(
+        unnamed(either_keras), force_tf.PruneAtInit("random", 0.5, seed=0).find_masks(third, verbose=0)
+    )
 
 
 def test_what_a_search_left_out_bears_other_numbers_too(either_keras):
     first, second = unnamed(either_keras), unnamed(either_keras)
     selected = [second.layers[0].layers[0].name, second.layers[-1].name]
-    masks = force_tf.PruneAtInit("random", 0.5, layers=selected).find_masks(second, verbose=0)
+    masks = force_tf.PruneAtInit("random", 0.5, layers=selected, seed=0).find_masks(second, verbose=0)
     assert len(masks) == 2
     with pytest.raises(ValueError, match=ADVICE):
         force_tf.apply_masks(first, masks)
@@ -52,7 +54,7 @@ def test_so_do_weights_that_need_no_mask(either_keras):
         )
 
     first, second = build(), build()
-    masks = force_tf.PruneAtInit("random", 0.5, layers=".*").find_masks(second, verbose=0)
+    masks = force_tf.PruneAtInit("random", 0.5, layers=".*", seed=0).find_masks(second, verbose=0)
     assert len(masks) == 2
     with pytest.raises(ValueError, match=ADVICE):
         force_tf.apply_masks(first, masks)
