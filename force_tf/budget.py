@@ -17,7 +17,7 @@ from force_tf import layers
 from force_tf.cost.flops import count_flops, takes_sparse_kernels
 from force_tf.export import export_tflite
 from force_tf.export.convert import QUANTIZATIONS
-from force_tf.export.sparse_layers import sparse_kernel_layers
+from force_tf.export.sparse_layers import blocked_in_short, sparse_kernel_layers
 from force_tf.masks import Masks
 from force_tf.models.collapse import CollapsedError
 from force_tf.models.keras_models import array_variables, check_is_graph, input_specs, tf_variable
@@ -170,7 +170,7 @@ class _Bound(BoundLimits):
 def _sparse_paths(model: Any) -> tuple[str, ...]:
     found = sparse_kernel_layers(model)
     if not found.paths:
-        blocked = "; ".join(f"{path}: {why}" for path, why in found.blocked.items())
+        blocked = "; ".join(f"{paths}: {reason}" for paths, reason in blocked_in_short(found))
         raise ValueError(
             "Expected a model of which phones can run layers sparsely (see `sparse_kernel_layers`), or "
             f"sparse_kernels=False. Received: {model.name!r}, with {blocked or 'no such layer'}"

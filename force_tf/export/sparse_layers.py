@@ -64,14 +64,20 @@ class SparseKernelLayers:
             f"{len(self.paths)} weights with {self.share:.1%} of {self.all_multiply_adds:,} multiply-adds can run "
             f"sparsely on phones; to rewrite: {done}"
         )
-        by_reason: dict[str, list[str]] = {}
-        for path, reason in self.blocked.items():
-            by_reason.setdefault(reason, []).append(path)
         rows = [(path, "sparse") for path in self.paths]
-        for reason, paths in by_reason.items():
-            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            rows.append((f"{paths[0]}{more}", f"dense: {reason}"))
+        rows += [(paths, f"dense: {reason}") for paths, reason in blocked_in_short(self)]
         return "\n".join([head, aligned(rows, "<<")]) if rows else head
+
+
+def blocked_in_short(found: SparseKernelLayers) -> list[tuple[str, str]]:
+    """Returns the weights that cannot run sparsely, those of one reason together, such as "a/kernel and 3 more"."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in found.blocked.items():
+        by_reason.setdefault(reason, []).append(path)
+    return [
+        (paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more", reason)
+        for reason, paths in by_reason.items()
+    ]
 
 
 def sparse_kernel_layers(model: keras.Model) -> SparseKernelLayers:

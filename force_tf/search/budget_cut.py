@@ -130,9 +130,12 @@ class BudgetCut(HostCut):
     def _impossible(self, count: int, step: int, eligible: np.ndarray | None) -> ValueError:
         """Returns the error for a budget that is below what the sparsest cut costs that has not collapsed."""
         least = self._limits.measured(self._used_of(self._cut_to(count, step, eligible)))
-        needed = ", ".join(f"{name}={cost:,}" for name, cost in least.items())
-        asked = ", ".join(f"{name}={most:,}" for name, most in self._limits.most.items())
         return ValueError(
             "Expected a budget that a network can meet whose output depends on its input; by these scores the least "
-            f"such network has {needed}. Received: a budget of {asked}"
+            f"such network has {_listed(least)}. Received: a budget of {_listed(self._limits.most)}, for a dense "
+            f"network of {_listed(self._limits.dense)}"
         )
+
+
+def _listed(costs: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={cost:,}" for name, cost in costs.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,10 @@ class BoundLimits(abc.ABC):
 
     def share(self, costs: Mapping[str, int] | None) -> float:
         """Returns the largest part of a limit that is used up: at most 1 if costs are within all of them."""
-        return 0.0 if costs is None else max(costs[name] / most for name, most in self.most.items())
+        if costs is None:
+            return 0.0
+        # A small fraction of what the dense network costs may be nothing at all.
+        return max(costs[name] / most if most else math.inf for name, most in self.most.items())
 
 
 def check_budget(budget: Any, sparsity: float | None, repair: bool) -> Limits | None:

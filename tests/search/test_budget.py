@@ -155,9 +155,17 @@ def test_int8_files(granularity, tmp_path):
     assert 0.7 * dense.bytes < found.bytes <= 0.8 * dense.bytes
 
 
-def test_what_cannot_be_met_says_the_least(either_keras):
-    pruner = force_tf.PruneAtInit("snip", budget=force_tf.Budget(parameters=5), seed=0)
-    with pytest.raises(ValueError, match=r"the least such network has parameters=\d+.*a budget of parameters=5"):
+@pytest.mark.parametrize(
+    ("granularity", "budget", "asked"),
+    [
+        ("weight", {"parameters": 5}, "parameters=5, for a dense network of parameters=754"),
+        ("channel", {"flops": 1e-6}, "flops=0, for a dense network of flops=720"),  # less than one multiply-add
+    ],
+)
+def test_what_cannot_be_met_says_the_least(either_keras, granularity, budget, asked):
+    pruner = force_tf.PruneAtInit("snip", budget=force_tf.Budget(**budget), granularity=granularity, seed=0)
+    (name,) = budget
+    with pytest.raises(ValueError, match=rf"the least such network has {name}=\d+\. Received: a budget of {asked}"):
         pruner.find_masks(network(either_keras), data(), verbose=0)
 
 
