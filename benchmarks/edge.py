@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import force_tf
 from force_tf.export.convert import QUANTIZATIONS
@@ -38,6 +38,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples")
 import networks
 from batch_statistics import set_statistics
 from list_flags import check_fractions, check_names
+from script import run_script
 
 layers = keras.layers
 _CLASSES, _TOKENS, _LENGTH = 10, 1000, 64
@@ -95,8 +96,7 @@ check_names("networks", NETWORKS)
 check_fractions("sparsities")
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     done = {(row["network"], row["sparsity"]) for row in rows}
@@ -226,4 +226,4 @@ def spread(mode: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--sparsities=0.9", "Run the same command again to go on.")

@@ -24,8 +24,9 @@ import quiet_tensorflow  # noqa: F401 (first, so that TensorFlow starts without 
 import emulated
 import keras
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from list_flags import check_counts
+from script import run_script
 
 _EMULATORS = flags.DEFINE_string("emulators", ".emulators", "The folder of emulated processors; empty: none.")
 _SIZES = flags.DEFINE_list("sizes", ["96", "224"], "Heights and widths of EfficientNetB0's images.")
@@ -47,9 +48,7 @@ _OPERATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --runs=3. Received: {argv[1]!r}")
+def main() -> None:
     folder = _EMULATORS.value or None
     emulated.set_up(folder)
     rows = {name: _nanoseconds(operation, folder) for name, operation in _OPERATIONS.items()}
@@ -87,4 +86,4 @@ def _swish_outputs(size: int) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--runs=3")

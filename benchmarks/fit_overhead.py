@@ -7,7 +7,9 @@ that is shared, CPU time says more than wall time.
 from __future__ import annotations
 
 import os
+import pathlib
 import platform
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
@@ -15,10 +17,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 import force_tf
 from force_tf.layers import apply_masks
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from script import run_script
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("network", "all", ["all", "convnet", "mlp", "lenet_300_100"], "The network to time.")
@@ -95,8 +100,7 @@ def measure(name: str) -> None:
             print(f"{name:14s} {clock:5s} {label:8s} {median:8.3f} (quartiles {low:.3f} to {high:.3f}) {unit}".rstrip())
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     devices = ", ".join(device.name.rpartition("physical_device:")[-1] for device in tf.config.list_physical_devices())
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {devices}; Python {platform.python_version()}, "
@@ -108,4 +112,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--network=mlp")

@@ -32,10 +32,11 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from figures import new_figure
 from list_flags import check_counts, check_names
 from result_cells import spread
+from script import run_script
 from training import cross_entropy, train
 
 import force_tf
@@ -75,9 +76,7 @@ _ARMS = ("as found", "shuffled", "redrawn")
 Row = dict[str, Any]
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --seeds=3. Received: {argv[1]!r}")
+def main() -> None:
     path = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not _TABLES_ONLY.value:
@@ -311,4 +310,4 @@ _FIGURE = {"schedules": _schedules_figure, "structure": _structure_figure, "sani
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--seeds=3", "Run the same command again to go on.")

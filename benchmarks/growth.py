@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 import force_tf
 from force_tf.search.presets import PRESETS
@@ -36,6 +36,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples")
 from bare_gradient import bare_gradient, bare_hessian_product
 from list_flags import check_counts, check_names, check_positive
 from peak_memory import peak_bytes
+from script import run_script
 
 _LAYERS = flags.DEFINE_list("layers", ["10", "50", "200", "600"], "How many layers the chains of small layers have.")
 _WEIGHTS = flags.DEFINE_list("weights", ["1", "20", "150"], "Millions of weights of the chains of ten layers.")
@@ -55,8 +56,7 @@ _ROWS = 32
 _LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def main(argv):
-    del argv
+def main() -> None:
     warnings.simplefilter("ignore", force_tf.LayerCollapseWarning)  # deep chains of narrow layers do
     if _ONLY.value:
         print(json.dumps(_measured(_ONLY.value, **json.loads(_OF.value))))
@@ -183,4 +183,4 @@ def timed(function):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--layers=10,50")

@@ -41,9 +41,10 @@ import keras
 import networks
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from list_flags import check_fractions, check_names
 from result_cells import cell, ticket_cell
+from script import run_script
 from training import train
 
 from force_tf.support.files import atomic_file
@@ -89,9 +90,7 @@ class Setting(NamedTuple):
     limit: int | None
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags such as --seeds=3. Received: {argv[1]!r}")
+def main() -> None:
     if _THREADS.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
@@ -235,4 +234,4 @@ def _minutes(rows: dict[Setting, dict[str, Any]], method: str) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--seeds=3", "Run the same command again to go on.")

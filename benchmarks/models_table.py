@@ -24,10 +24,11 @@ import applications
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 from list_flags import check_names
+from script import run_script
 
 _KERAS = flags.DEFINE_enum("keras", "keras", applications.KERASES, "The module with the Keras to use.")
 _FAMILIES = flags.DEFINE_list("families", [], "Families to measure; all if empty.")
@@ -43,8 +44,7 @@ _HEAD = (
 )
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = {}
     if output.exists():
@@ -134,4 +134,4 @@ def line(texts) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--families=vgg", "Run the same command again to go on.")

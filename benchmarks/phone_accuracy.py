@@ -38,9 +38,10 @@ import keras
 import mobilenets
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from figures import new_figure
 from list_flags import check_fractions, check_names
+from script import run_script
 from training import cross_entropy, train
 
 import force_tf
@@ -73,8 +74,7 @@ check_fractions("sparsities")
 check_fractions("channel_sparsities")
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     if _THREADS.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
@@ -239,4 +239,4 @@ def figure(rows: list[dict[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--sparsities=0.9", "Run the same command again to go on.")

@@ -26,13 +26,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 import emulated
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 from batch_statistics import set_statistics
 
 import force_tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 from list_flags import check_counts, check_fractions, check_names
+from script import run_script
 
 layers = keras.layers
 APPLICATIONS = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
@@ -59,8 +60,7 @@ check_fractions("sparsities")
 check_counts("blocks")
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     if not _TABLES_ONLY.value:
@@ -68,6 +68,8 @@ def main(argv: list[str]) -> None:
         packages = ("tensorflow", "keras", "ai-edge-litert")
         versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
         print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n")
+    elif not rows:
+        raise ValueError(f"Expected rows that were measured. Received: --output={output}, which has none")
     print(tables(rows))
 
 
@@ -200,4 +202,4 @@ def _head(variant: tuple[str | None, float, int]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--sparsities=0.9", "Run the same command again to go on.")

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 import force_tf
 from force_tf.support.top_k import top_k
@@ -34,6 +34,7 @@ import networks
 from bare_gradient import bare_gradient
 from list_flags import check_names
 from peak_memory import peak_bytes
+from script import run_script
 
 _NETWORK = flags.DEFINE_string("network", "vgg19", "A network of examples/networks.py, in its CIFAR form.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per batch.", lower_bound=2)
@@ -45,8 +46,7 @@ _PEAK = flags.DEFINE_enum("peak", None, ["gradient", "search"], "Print only the 
 check_names("parts", ["steps", "cuts", "peaks"])
 
 
-def main(argv):
-    del argv
+def main() -> None:
     if _PEAK.value:
         run_for_peak(_PEAK.value)
         return
@@ -154,4 +154,4 @@ def spread(values):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--rounds=5")

@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 import force_tf
 from force_tf.search.presets import PRESETS
@@ -37,6 +37,7 @@ import image_data
 import networks
 from batch_statistics import set_statistics
 from list_flags import check_fractions, check_names
+from script import run_script
 
 _NETWORKS = flags.DEFINE_list("networks", ["vgg19", "resnet50"], "Networks of examples/networks.py.")
 _METHODS = flags.DEFINE_list("methods", ["force", "iter_snip", "channel"], "Methods; channel: iter_snip of channels.")
@@ -63,8 +64,7 @@ _HEAD = ("Network", "Method", "Sparsity", "Effective", "Parameters", "FLOPs", "`
 _HEAD += ("int8 latency", "float32 file", "int8 file", "Difference")
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     done = {(row["network"], row["method"], row["sparsity"]) for row in rows}
@@ -232,4 +232,4 @@ def size(file: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--sparsities=0.99", "Run the same command again to go on.")

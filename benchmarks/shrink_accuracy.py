@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import force_tf
 
@@ -29,6 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples")
 import image_data
 import networks
 from list_flags import check_fractions
+from script import run_script
 from training import cross_entropy, train
 
 _DATASET = flags.DEFINE_enum("dataset", "digits", image_data.NAMES, "The images to learn.")
@@ -43,8 +44,7 @@ _OUTPUT = flags.DEFINE_string("output", "shrink_accuracy.jsonl", "A file with a 
 check_fractions("sparsities")
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     setting = {"dataset": _DATASET.value, "network": _NETWORK.value, "epochs": _EPOCHS.value}
@@ -108,4 +108,4 @@ def summaries(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--sparsities=0.9", "Run the same command again to go on.")

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import force_tf
 from force_tf.callbacks import PruneDuringTraining
@@ -24,6 +24,7 @@ from force_tf.callbacks import PruneDuringTraining
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import networks
 from list_flags import check_counts, check_names
+from script import run_script
 
 MLP = "mlp"
 METHODS = ["gmp", "granet", "rigl", "set", "fggp", "snip_it", "flipout", "greg", "dpf", "annealing"]
@@ -119,8 +120,7 @@ class _Watch(keras.callbacks.Callback):
             self.seconds = (time.process_time() - self._began) / batch
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, Keras {keras.__version__}, "
         f"force_tf {force_tf.__version__}; CPU time; {FLAGS.rounds} rounds, "
@@ -135,4 +135,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--methods=rigl")

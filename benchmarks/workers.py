@@ -20,10 +20,11 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 from list_flags import check_names
+from script import run_script
 
 _KNOWN = ("one_device", "two_devices", "two_workers")
 _SETTINGS = flags.DEFINE_list("settings", list(_KNOWN), "What to compare.")
@@ -37,8 +38,7 @@ _LAYERS = 10
 _UNCOUNTED = 2
 
 
-def main(argv):
-    del argv
+def main() -> None:
     if _ROLE.value:
         print(json.dumps(run(_ROLE.value)))
         return
@@ -142,4 +142,4 @@ def loopback_bytes():
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main, "--weights=5")

@@ -191,7 +191,9 @@ def weighted(self, x, y, y_pred, sample_weight, training=True):
 
 
 @KERASES
-@pytest.mark.parametrize("data", [X, X.astype("float64"), pd.DataFrame(X), (X, None)], ids=str)
+@pytest.mark.parametrize(
+    "data", [X, X.astype("float64"), pd.DataFrame(X), (X, None)], ids=["float32", "float64", "frame", "pair"]
+)
 def test_a_loss_that_the_model_computes_from_its_inputs(module, data):
     model = computing(module, reconstruction)
     np.testing.assert_array_equal(found(model, data), by_hand(model, lambda _, outputs: squares(X, outputs)))

@@ -441,6 +441,20 @@ def test_bad_settings_get_a_sentence_and_no_traceback():
     assert_refused("examples/prune_and_train.py", *flags, message="Received: '/dev/null/run'")
 
 
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("examples", "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text()
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_word_that_is_no_flag_is_refused(script):
+    assert_refused(script, "sparsity=0.9", message="Expected flags such as --")
+
+
 def test_help_explains():
     assert "python examples/prune_and_train.py --dataset=cifar10" in prune_and_train.__doc__
     assert "The fraction of the prunable weights to remove" in flags.FLAGS.module_help(prune_and_train)
