@@ -27,6 +27,7 @@ from force_tf.models.weights import PrunableWeight
 from force_tf.search.limits import BoundLimits, Limits
 from force_tf.shrinking import shrink
 from force_tf.shrinking.forecast import Forecast, Remains
+from force_tf.support import arguments
 
 _CALIBRATION_ROWS = 16
 _BYTES = {None: 4, "float16": 2, "dynamic": 1, "int8": 1, "int8_io": 1}  # of a kept weight in the file
@@ -49,8 +50,8 @@ class Budget(Limits):
 
     Raises:
         TypeError: If a cost is no number.
-        ValueError: If none is given, one is not positive, `quantize` is unknown or stands without `file_bytes`, or
-            `sparse_kernels` without `flops`.
+        ValueError: If none is given, one is not positive, `quantize` or `sparse_kernels` has another value than it may
+            have, or stands without `file_bytes` or `flops`.
 
     Example:
 
@@ -67,22 +68,14 @@ class Budget(Limits):
     def __post_init__(self):
         given = _given(self)
         for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-                raise TypeError(f"Expected `{name}` to be a positive number. Received: {name}={value!r}")
-            if not 0 < value < math.inf:
-                raise ValueError(
-                    f"Expected `{name}` to be a fraction below 1 or a positive number. Received: {name}={value!r}"
-                )
+            arguments.number(name, value, "(0, inf)")
         if not given:
             raise ValueError("Expected one of `flops`, `parameters` and `file_bytes`. Received: Budget()")
         if self.quantize not in QUANTIZATIONS:
             raise ValueError(f"Expected `quantize` to be one of {QUANTIZATIONS}. Received: quantize={self.quantize!r}")
         if self.quantize is not None and self.file_bytes is None:
             raise ValueError(f"Expected `file_bytes` where `quantize` is given. Received: quantize={self.quantize!r}")
-        if self.sparse_kernels not in (True, False):
-            raise TypeError(
-                f"Expected `sparse_kernels` to be True or False. Received: sparse_kernels={self.sparse_kernels!r}"
-            )
+        arguments.one_of("sparse_kernels", self.sparse_kernels, (True, False))
         if self.sparse_kernels and self.flops is None:
             raise ValueError("Expected `flops` where `sparse_kernels` is given. Received: sparse_kernels=True")
 

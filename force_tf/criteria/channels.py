@@ -12,6 +12,7 @@ from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
 from force_tf.objective.gradients import mean_gradient
 from force_tf.objective.objective import Objective
+from force_tf.support import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +48,8 @@ class Skeletonization(Criterion):
     absolute: bool = False
 
     def __post_init__(self):
-        if isinstance(self.decay, bool) or not isinstance(self.decay, (int, float)):
-            raise TypeError(f"Expected `decay` to be a number in [0, 1). Received: decay={self.decay!r}")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"Expected a decay in [0, 1). Received: decay={self.decay!r}")
+        arguments.number("decay", self.decay, "[0, 1)")
+        arguments.one_of("absolute", self.absolute, (True, False))
 
     def loss(self, loss: Objective) -> Objective:
         return loss.with_linear_error()

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
+from force_tf.criteria.divergence import naming_divergence
 from force_tf.criteria.network import Network
 from force_tf.criteria.velocity import velocity_of
 from force_tf.models.keras_models import compile_arguments, keras_classes
 from force_tf.models.weights import values_of
 from force_tf.objective.gradients import mean_gradient
+from force_tf.support import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +56,10 @@ class EarlyTicket(Criterion):
     DEFAULT_RATE: ClassVar[float] = 0.1
 
     def __post_init__(self):
-        if self.inner_steps < 1:
-            raise ValueError(f"Expected at least one inner step. Received: inner_steps={self.inner_steps!r}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"Expected a positive learning rate. Received: learning_rate={self.learning_rate!r}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"Expected a momentum in [0, 1). Received: momentum={self.momentum!r}")
+        arguments.integer("inner_steps", self.inner_steps, minimum=1)
+        if self.learning_rate is not None:
+            arguments.number("learning_rate", self.learning_rate, "(0, inf)")
+        arguments.number("momentum", self.momentum, "[0, 1)")
 
     def prepare(self, network: Network) -> None:
         network.full_loss_gradient.trace()
@@ -85,7 +85,8 @@ class EarlyTicket(Criterion):
             weights[place] = None
         velocities[len(prunable) :] = map(velocity_of, velocities[len(prunable) :])
         for _ in range(self.inner_steps):
-            gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
+            with naming_divergence(network, "learning_rate", options["rate"]):
+                gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
             for place, (variable, mask) in enumerate(itertools.zip_longest(variables, masks, fillvalue=True)):
                 variable.assign_add(velocities[place].step(gradients[place], mask, **options))
                 gradients[place] = None

@@ -11,6 +11,7 @@ from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
 from force_tf.objective.gradients import mean_gradient, mean_hessian_product
 from force_tf.objective.objective import Objective
+from force_tf.support import arguments
 from force_tf.support.host_memory import put_all_aside
 
 
@@ -32,8 +33,7 @@ class GraSP(Criterion):
     temperature: float = 200.0
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"Expected a positive temperature. Received: temperature={self.temperature!r}")
+        arguments.number("temperature", self.temperature, "(0, inf)")
 
     def loss(self, loss: Objective) -> Objective:
         return loss.with_temperature(self.temperature)

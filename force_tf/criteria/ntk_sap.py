@@ -20,6 +20,7 @@ from force_tf.models.output_channels import output_axes
 from force_tf.models.weights import PrunableWeight
 from force_tf.objective.distribution import distribution_of_model
 from force_tf.objective.parts import sum_of_parts
+from force_tf.support import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +55,9 @@ class NTKSAP(Criterion):
     redraw: bool = True
 
     def __post_init__(self):
-        if not self.epsilon > 0:
-            raise ValueError(f"Expected noise of a positive size. Received: epsilon={self.epsilon!r}")
-        if self.rows < 1:
-            raise ValueError(f"Expected at least one row in a batch. Received: rows={self.rows!r}")
+        arguments.number("epsilon", self.epsilon, "(0, inf)")
+        arguments.integer("rows", self.rows, minimum=1)
+        arguments.one_of("redraw", self.redraw, (True, False))
 
     def prepare(self, network: Network) -> None:
         if network.batches is not None:

@@ -12,6 +12,7 @@ from force_tf.criteria.base import Criterion
 from force_tf.criteria.baselines import Magnitude
 from force_tf.criteria.gradient import GradientMagnitude
 from force_tf.criteria.network import Network
+from force_tf.support import arguments
 from force_tf.support.top_k import top_k
 
 
@@ -36,8 +37,11 @@ class Pool(Criterion):
     then: Criterion = dataclasses.field(default_factory=Magnitude)
 
     def __post_init__(self):
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"Expected a fraction in (0, 1]. Received: fraction={self.fraction!r}")
+        for name in ("first", "then"):
+            value = getattr(self, name)
+            if not isinstance(value, Criterion):
+                raise TypeError(f"Expected `{name}` to be a force_tf.criteria.Criterion. Received: {name}={value!r}")
+        arguments.number("fraction", self.fraction, "(0, 1]")
 
     @property
     def needs_data(self) -> bool:

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
+from force_tf.criteria.divergence import naming_divergence
 from force_tf.criteria.network import Network
 from force_tf.models.keras_models import array_variables, state_variables
 from force_tf.objective.batches import Batch
 from force_tf.objective.gradients import GradientFunction
+from force_tf.support import arguments
 from force_tf.support.host_memory import at_rest, put_all_aside, put_aside
 
 
@@ -44,14 +46,10 @@ class ProsPr(Criterion):
     first_order: bool = False
 
     def __post_init__(self):
-        if self.inner_steps < 1:
-            raise ValueError(f"Expected at least one inner step. Received: inner_steps={self.inner_steps!r}")
-        if not self.inner_learning_rate > 0:
-            raise ValueError(
-                f"Expected a positive learning rate. Received: inner_learning_rate={self.inner_learning_rate!r}"
-            )
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"Expected a momentum in [0, 1). Received: momentum={self.momentum!r}")
+        arguments.integer("inner_steps", self.inner_steps, minimum=1)
+        arguments.number("inner_learning_rate", self.inner_learning_rate, "(0, inf)")
+        arguments.number("momentum", self.momentum, "[0, 1)")
+        arguments.one_of("first_order", self.first_order, (True, False))
 
     def prepare(self, network: Network) -> None:
         network.full_loss_gradient.trace()
@@ -69,10 +67,11 @@ class ProsPr(Criterion):
         *inner, last = network.batches.take(self.inner_steps + 1)
         start = _Start(network)
         try:
-            self._train(function, start.trained, inner)
-            meta = function(*last)
-            if not self.first_order:
-                self._go_back(function, meta, start, inner)
+            with naming_divergence(network, "inner_learning_rate", self.inner_learning_rate):
+                self._train(function, start.trained, inner)
+                meta = function(*last)
+                if not self.first_order:
+                    self._go_back(function, meta, start, inner)
         finally:
             start.restore()
         return meta[: len(network.weights)]

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
 from force_tf.criteria.network import Network
+from force_tf.support import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,7 @@ class SignFlips(Criterion):
     counted: ClassVar[tuple[str, ...]] = ("sign_flips",)
 
     def __post_init__(self):
-        if not self.power > 0:
-            raise ValueError(f"Expected a positive power. Received: power={self.power!r}")
+        arguments.number("power", self.power, "(0, inf)")
 
     def scores(self, network: Network) -> Iterable[tf.Tensor]:
         flips = network.memory.get("sign_flips") or [tf.zeros(weight.shape) for weight in network.weights]

@@ -17,6 +17,19 @@ from force_tf.objective.parts import Part, computing, micro_batches
 _SHARE = tf.TensorSpec([], tf.float64)
 
 
+class NotFiniteError(ValueError):
+    """A loss, gradient or Hessian product that is not finite.
+
+    Args:
+        expected: What was expected.
+        received: What came instead.
+    """
+
+    def __init__(self, expected: str, received: str):
+        super().__init__(f"{expected} Received: {received}")
+        self.received = received
+
+
 class GradientFunction:
     """The gradient of a scalar function of a model's variables, and its Hessian times a vector.
 
@@ -57,7 +70,7 @@ class GradientFunction:
         """Returns the gradient at the variables' present values, one tensor per variable.
 
         Raises:
-            ValueError: If the function's value or the gradient is not finite; it names the variable.
+            NotFiniteError: If the function's value or the gradient is not finite; it names the variable.
         """
         return self._checked(self._traced("gradient", self._gradient), arguments, "gradient")
 
@@ -67,7 +80,7 @@ class GradientFunction:
         H·v = ∇(stop_gradient(v)·∇f), reverse mode over reverse mode.
 
         Raises:
-            ValueError: If the function's value or the product is not finite; it names the variable.
+            NotFiniteError: If the function's value or the product is not finite; it names the variable.
         """
         specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._variables]
         traced = self._traced("hessian", self._hessian_product, specs)
@@ -141,9 +154,9 @@ class GradientFunction:
 
     def _check_finite(self, value, sums, tensors, what: str) -> None:
         if not tf.math.is_finite(value):
-            raise ValueError(
-                "Expected a finite loss: check the inputs, the targets and the initial weights. "
-                f"Received: {float(value)}"
+            raise NotFiniteError(
+                "Expected a finite loss: check the inputs, the targets and the initial weights.",
+                f"a loss of {float(value)}",
             )
         # A sum is not finite if a summand is not; the sums are there to make the usual case cheap.
         if tf.reduce_all(tf.math.is_finite(sums)):
@@ -151,9 +164,9 @@ class GradientFunction:
         for name, tensor in zip(self._names, tensors):
             if not tf.reduce_all(tf.math.is_finite(tensor)):
                 bad = int(tf.math.count_nonzero(~tf.math.is_finite(tensor)))
-                raise ValueError(
-                    f"Expected a finite {what}: check the inputs and the scale of the initial weights. "
-                    f"Received: {bad} of {int(tf.size(tensor))} entries of the {what} of {name!r} are NaN or infinite"
+                raise NotFiniteError(
+                    f"Expected a finite {what}: check the inputs and the scale of the initial weights.",
+                    f"{bad} of {int(tf.size(tensor))} entries of the {what} of {name!r} are NaN or infinite",
                 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -37,17 +36,27 @@ def integer(name: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, minimum: float) -> float:
-    """Returns a finite number of at least `minimum`.
+def number(name: str, value: Any, interval: str) -> float:
+    """Returns a number in an interval.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        interval: Such as "[0, 1)", or "(0, inf)" for every positive finite number.
 
     Raises:
         TypeError: If it is no number.
-        ValueError: If it is smaller, infinite or NaN.
+        ValueError: If it is outside, or NaN.
     """
+    expected = f"Expected `{name}` to be a number in {interval}. Received: {name}={value!r}"
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected `{name}` to be a number of at least {minimum:g}. Received: {name}={value!r}")
-    if not minimum <= value < math.inf:  # also refuses NaN
-        raise ValueError(f"Expected `{name}` to be a number of at least {minimum:g}. Received: {name}={value!r}")
+        raise TypeError(expected)
+    low, high = map(float, interval[1:-1].split(","))
+    reaches = (low < value or (interval[0] == "[" and value == low)) and (
+        value < high or (interval[-1] == "]" and value == high)
+    )
+    if not reaches:  # of NaN nothing is true
+        raise ValueError(expected)
     return float(value)
 
 

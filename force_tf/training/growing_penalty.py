@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from force_tf.granularity import split
 from force_tf.layers.masking import masked
+from force_tf.support import arguments
 from force_tf.training.between_updates import BetweenUpdates
 from force_tf.training.live_masks import LiveMasks
 from force_tf.training.timetable import Timetable
@@ -60,12 +61,8 @@ class Penalty:
     def __post_init__(self):
         for name in ("step", "ceiling", "pick_ceiling", "pick_step", "recover"):
             value = getattr(self, name)
-            if value is None and name not in ("ceiling", "recover"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
-            if not math.isfinite(value) or (name != "recover" and value <= 0):
-                raise ValueError(f"Expected `{name}` to be a positive number. Received: {name}={value!r}")
+            if value is not None or name in ("ceiling", "recover"):
+                arguments.number(name, value, "(-inf, inf)" if name == "recover" else "(0, inf)")
         if self.pick_ceiling is not None and self.pick_ceiling >= self.ceiling:
             raise ValueError(
                 "Expected `pick_ceiling` to be below `ceiling`. Received: "

@@ -49,12 +49,9 @@ class Swap:
 
     def __post_init__(self):
         for name in ("fraction", "final_fraction"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Expected `{name}` to be a number in [0, 1]. Received: {name}={value!r}")
-            if not 0 <= value <= 1:
-                raise ValueError(f"Expected `{name}` to be in [0, 1]. Received: {name}={value!r}")
+            arguments.number(name, getattr(self, name), "[0, 1]")
         arguments.one_of("anneal", self.anneal, ("cosine", "constant"))
+        arguments.one_of("round_up", self.round_up, (True, False))
         if not isinstance(self.grow, criteria.Criterion):
             arguments.one_of("grow", self.grow, list(_GROWTH))
         if self.last is not None:

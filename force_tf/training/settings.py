@@ -89,7 +89,7 @@ def make_settings(
         min_per_layer=min_per_layer,
         pruned=pruned,
         draws=draws,
-        noise=None if noise is None else arguments.number("noise", noise, minimum=0),
+        noise=None if noise is None else arguments.number("noise", noise, "[0, inf)"),
         penalty=penalty,
         batches=batches,
     )

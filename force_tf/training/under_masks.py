@@ -57,11 +57,7 @@ class Draws:
     weighting: str = "equal"
 
     def __post_init__(self):
-        value = self.temperature
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"Expected `temperature` to be a number in [0, 1]. Received: temperature={value!r}")
-        if not 0 <= value <= 1:
-            raise ValueError(f"Expected `temperature` to be in [0, 1]. Received: temperature={value!r}")
+        arguments.number("temperature", self.temperature, "[0, 1]")
         arguments.one_of("anneal", self.anneal, ("cosine", "linear"))
         arguments.one_of("weighting", self.weighting, ("equal", "random", "magnitude"))
 

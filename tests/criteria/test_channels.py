@@ -149,10 +149,6 @@ def test_settings_that_do_not_go_together(criterion, settings, message):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match=r"decay in \[0, 1\)"):
-        Skeletonization(decay=1.0)
-    with pytest.raises(TypeError, match=r"`decay` to be a number in \[0, 1\)"):
-        Skeletonization(decay="0.8")
     with pytest.raises(
         ValueError, match=r"targets of the shape of the outputs.*Received: targets of shape \(None, 2\)"
     ):

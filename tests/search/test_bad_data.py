@@ -1,6 +1,7 @@
 """Data, losses and criteria that do not fit: one sentence, before any work, of what was expected and what came."""
 
 import math
+import re
 
 import keras
 import numpy as np
@@ -151,6 +152,23 @@ def test_targets_of_a_later_batch_are_checked_too():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite(value):
     refuse(ValueError, "a finite loss", "(nan|inf)", data=[(np.full_like(X, value), Y)])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "advice"),
+    [
+        (force_tf.criteria.EarlyTicket(learning_rate=1e30), "learning_rate=1e+29"),
+        (force_tf.criteria.ProsPr(inner_learning_rate=1e30), "inner_learning_rate=1e+29"),
+    ],
+)
+def test_training_inside_the_search_that_diverges(criterion, advice):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    rows = np.ones((8, 4), "float32")
+    options = {"method": criterion, "model": model, "loss": "mse"}
+    expected = rf"does not diverge: lower its learning rate, such as {re.escape(advice)}\."
+    refuse(ValueError, expected, "learning_rate=1e.30, and", data=[(rows, rows[:, :2])] * 5, **options)
+    # Before the first step it is not the rate.
+    refuse(ValueError, "a finite loss", "nan", data=[(rows * np.nan, rows[:, :2])] * 5, **options)
 
 
 def test_a_gradient_that_is_not_finite_names_the_weight():

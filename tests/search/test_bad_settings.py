@@ -72,6 +72,50 @@ def test_settings_out_of_range(name, value, error):
 
 
 @pytest.mark.parametrize(
+    ("criterion", "name", "value", "error"),
+    [
+        ("EarlyTicket", "inner_steps", 0, ValueError),
+        ("EarlyTicket", "inner_steps", 2.5, TypeError),
+        ("EarlyTicket", "learning_rate", 0, ValueError),
+        ("EarlyTicket", "learning_rate", math.inf, ValueError),
+        ("EarlyTicket", "learning_rate", "0.1", TypeError),
+        ("EarlyTicket", "momentum", 1, ValueError),
+        ("ProsPr", "inner_steps", True, TypeError),
+        ("ProsPr", "inner_learning_rate", math.nan, ValueError),
+        ("ProsPr", "momentum", -0.1, ValueError),
+        ("ProsPr", "first_order", "no", ValueError),
+        ("GraSP", "temperature", 0, ValueError),
+        ("NTKSAP", "epsilon", -1, ValueError),
+        ("NTKSAP", "rows", 1.5, TypeError),
+        ("NTKSAP", "redraw", None, ValueError),
+        ("Pool", "fraction", 0, ValueError),
+        ("Pool", "fraction", 1.01, ValueError),
+        ("Pool", "first", "gradient", TypeError),
+        ("SignFlips", "power", math.inf, ValueError),
+        ("Skeletonization", "decay", 1.0, ValueError),
+        ("Skeletonization", "decay", None, TypeError),
+    ],
+)
+def test_settings_of_criteria_out_of_range(criterion, name, value, error):
+    with pytest.raises(error) as caught:
+        getattr(force_tf.criteria, criterion)(**{name: value})
+    assert_one_sentence(caught.value, f"`{name}`", re.escape(f"{name}={value!r}"))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "settings"),
+    [
+        ("EarlyTicket", {"inner_steps": np.int64(3), "learning_rate": np.float32(0.1), "momentum": 0}),
+        ("Pool", {"fraction": 1}),
+        ("Skeletonization", {"decay": 0}),
+    ],
+)
+def test_settings_of_criteria_at_the_ends_of_their_ranges(criterion, settings):
+    made = getattr(force_tf.criteria, criterion)(**settings)
+    assert {name: getattr(made, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(
     ("name", "value", "nearest"),
     [
         ("method", "fource", "force"),

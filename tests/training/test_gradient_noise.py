@@ -76,8 +76,8 @@ def test_the_noise_ends_with_the_training_and_no_one_else_has_it(either_keras):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"noise": -1}, ValueError, "`noise` to be a number of at least 0. Received: noise=-1"),
-        ({"noise": "much"}, TypeError, "`noise` to be a number of at least 0. Received: noise='much'"),
+        ({"noise": -1}, ValueError, "`noise` to be a number in \\[0, inf\\). Received: noise=-1"),
+        ({"noise": "much"}, TypeError, "`noise` to be a number in \\[0, inf\\). Received: noise='much'"),
         ({"method": "dpf", "noise": 1.0}, ValueError, "noise=0 where pruned weights train on.* Received: noise=1"),
     ],
 )

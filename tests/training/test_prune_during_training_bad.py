@@ -61,7 +61,7 @@ def test_bad_settings(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fraction": 1.5}, r"`fraction` to be in \[0, 1\]. Received: fraction=1.5"),
+        ({"fraction": 1.5}, r"`fraction` to be a number in \[0, 1\]. Received: fraction=1.5"),
         ({"grow": "gradients"}, r"Did you mean 'gradient'\?"),
         ({"anneal": "cos"}, r"Received: anneal='cos'"),
         ({"last": 0}, r"`last` to be at least one step"),

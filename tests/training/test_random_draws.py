@@ -126,7 +126,7 @@ def test_forms_of_training(either_keras, form):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"temperature": 1.5}, ValueError, r"`temperature` to be in \[0, 1\]. Received: temperature=1.5"),
+        ({"temperature": 1.5}, ValueError, r"`temperature` to be a number in \[0, 1\]. Received: temperature=1.5"),
         ({"temperature": "hot"}, TypeError, r"`temperature` to be a number"),
         ({"anneal": "constant"}, ValueError, r"Received: anneal='constant'"),
         ({"weighting": "equl"}, ValueError, r"Did you mean 'equal'\?"),

@@ -57,7 +57,7 @@ def test_the_example_by_hand():
     (scores,) = criteria.SignFlips().scores(Network)
     np.testing.assert_allclose(scores, [0.05, 0.16, 0.045, 0.01, 0.036, 0.02])
     assert set(np.flatnonzero(~select(scores.numpy(), [6], 3))) == {3, 5, 4}
-    with pytest.raises(ValueError, match=r"^Expected a positive power. Received: power=0"):
+    with pytest.raises(ValueError, match=r"^Expected `power` to be a number in \(0, inf\)\. Received: power=0"):
         criteria.SignFlips(power=0)
 
 
