@@ -1,9 +1,10 @@
-"""Names training inside the search as the cause, where it has diverged."""
+"""Names training inside the search as the cause, where it has diverged or come to a standstill."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -36,3 +37,43 @@ def naming_divergence(network: Network, argument: str, rate: float) -> Iterator[
             "Expected training inside the search that does not diverge: lower its learning rate, such as "
             f"{argument}={rate / 10:g}. Received: {argument}={rate:g}, and {error.received}"
         ) from error
+
+
+class Standstill:
+    """Watches for weights that no gradient reaches any more, as when a large step leaves all units of a layer at zero.
+
+    Args:
+        network: The network that trains, before anything of it is pruned: later a cut may be the cause.
+    """
+
+    _CALLER = 6  # of the search, from `warn`: the criterion, the loop of the search, and its public method lie between
+
+    def __init__(self, network: Network):
+        self._names = [weight.path for weight in network.weights]
+        self._reached: list[list[bool]] = []
+
+    def see(self, gradients: Sequence[tf.Tensor]) -> None:
+        """Takes the gradients of a step, the prunable weights first."""
+        self._reached.append([bool(tf.reduce_any(gradient != 0)) for gradient in gradients[: len(self._names)]])
+
+    def warn(self, argument: str, rate: float) -> None:
+        """Warns of weights that gradients have reached, and miss in most of the last quarter of the steps.
+
+        Args:
+            argument: The name of the criterion's learning rate.
+            rate: Its value.
+        """
+        steps = len(self._reached)
+        last = max(2, steps // 4)  # a single step may miss a layer by chance, where paths are dropped as a whole
+        still = [
+            name
+            for name, reached in zip(self._names, zip(*self._reached))
+            if any(reached) and reached[-last:].count(False) > last / 2
+        ]
+        if still:
+            warnings.warn(
+                f"Training inside the search has come to a standstill: in most of the last {last} of {steps} steps no "
+                f"gradient reaches {', '.join(still)}, so that the masks say little. Lower its learning rate, such as "
+                f"{argument}={rate / 10:g}. Received: {argument}={rate:g}",
+                stacklevel=self._CALLER,
+            )

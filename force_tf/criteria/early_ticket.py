@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from force_tf.criteria.base import Criterion
-from force_tf.criteria.divergence import naming_divergence
+from force_tf.criteria.divergence import Standstill, naming_divergence
 from force_tf.criteria.network import Network
 from force_tf.criteria.velocity import velocity_of
 from force_tf.models.keras_models import compile_arguments, keras_classes
@@ -84,12 +84,17 @@ class EarlyTicket(Criterion):
             variable.assign(tf.where(mask, weights[place], 0))
             weights[place] = None
         velocities[len(prunable) :] = map(velocity_of, velocities[len(prunable) :])
+        standstill = Standstill(network) if all(bool(tf.reduce_all(mask)) for mask in masks) else None
         for _ in range(self.inner_steps):
             with naming_divergence(network, "learning_rate", options["rate"]):
                 gradients = mean_gradient(network.full_loss_gradient, network.next_batches())
+            if standstill:
+                standstill.see(gradients)
             for place, (variable, mask) in enumerate(itertools.zip_longest(variables, masks, fillvalue=True)):
                 variable.assign_add(velocities[place].step(gradients[place], mask, **options))
                 gradients[place] = None
+        if standstill:
+            standstill.warn("learning_rate", options["rate"])
         for place, (variable, mask) in enumerate(zip(prunable, masks)):
             held = velocities[place].tensor()
             weights[place] = tf.where(mask, tf.convert_to_tensor(variable), held)

@@ -198,6 +198,7 @@ class PruneAtInit:
             ZeroScoresWarning: If scores that are exactly zero decide what is pruned.
             ConstantOutputWarning: If an output does not depend on the input even before pruning; where scores are zero
                 for that reason, the ZeroScoresWarning says it.
+            UserWarning: If "early_ticket" trains at a rate at which gradients cease to reach a weight, before any cut.
         """
         return self._find_masks(model, data, loss, batch_size, micro_batch_size, verbose, checkpoint)
 

@@ -97,7 +97,20 @@ def test_a_rate_that_starts_at_zero_is_refused():
         masks_with(model, force_tf.criteria.EarlyTicket(2), batches(6, np.random.default_rng(2)))
 
 
-@pytest.mark.parametrize("arguments", [{"inner_steps": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}])
-def test_refuses_settings_that_do_not_train(arguments):
-    with pytest.raises(ValueError, match=r"^Expected .* Received: "):
-        force_tf.criteria.EarlyTicket(**arguments)
+def test_training_that_comes_to_a_standstill_is_told(either_keras):
+    """A large step leaves every hidden unit at zero for every row, and then nothing moves but the head's bias."""
+    model = either_keras.Sequential(
+        [
+            either_keras.Input((6,)),
+            either_keras.layers.Dense(5, "relu", name="hidden", kernel_initializer="ones"),
+            either_keras.layers.Dense(2, name="head", kernel_initializer="ones"),
+        ]
+    )
+    data = [(np.ones((4, 6), "float32"), np.zeros((4, 2), "float32"))]
+    ticket = force_tf.criteria.EarlyTicket(inner_steps=8, learning_rate=1.0)
+    expected = r"standstill: in most of the last 2 of 8 steps no gradient reaches hidden/kernel, head/kernel, .*"
+    with pytest.warns(UserWarning, match=expected + r"learning_rate=0\.1\. Received: learning_rate=1$") as caught:
+        force_tf.PruneAtInit(ticket, sparsity=0.2, steps=2).find_masks(model, data, "mse", verbose=0)
+    assert caught[0].filename == __file__
+    small = force_tf.criteria.EarlyTicket(inner_steps=8, learning_rate=0.001)
+    force_tf.PruneAtInit(small, sparsity=0.2, steps=2).find_masks(model, data, "mse", verbose=0)
