@@ -39,7 +39,7 @@ import networks
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from figures import new_figure
+from figures import line_style, new_figure
 from list_flags import check_counts, check_fractions, check_names
 from result_cells import cell, ticket_cell
 from script import run_script
@@ -229,10 +229,9 @@ def _figure(rows: Sequence[Row]):
                 [1 - sparsity for sparsity in found],
                 [np.mean(values) for values in found.values()],
                 [np.std(values) for values in found.values()],
-                marker="osD^v<>"[number % 7],
-                linestyle=("-", "--")[number // 7 % 2],
                 capsize=2,
                 label=method,
+                **line_style(number),
             )
         dense = _all_found(rows, network, "dense", [0.0]) if "dense" in _METHODS.value else []
         if dense:

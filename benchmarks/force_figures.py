@@ -33,7 +33,7 @@ import networks
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from figures import new_figure
+from figures import line_style, new_figure
 from list_flags import check_counts, check_names
 from result_cells import spread
 from script import run_script
@@ -50,7 +50,9 @@ _STEPS = flags.DEFINE_list("steps", "1,2,5,10,20,50,100", "The numbers of steps 
 _NETWORK = flags.DEFINE_enum("network", "resnet20", networks.NAMES, "The network of `schedules`.")
 _DEEP = flags.DEFINE_list("deep", "vgg19,resnet50", "The networks of `structure`.")
 _STRUCTURE_METHODS = flags.DEFINE_list(
-    "structure_methods", "random,random_erk,snip,iter_snip,synflow,force", "The methods of `structure`."
+    "structure_methods",
+    "random,random_erk,snip,grasp,iter_snip,synflow,iter_grasp,force",
+    "The methods of `structure`.",
 )
 _STRUCTURE_SIZE = flags.DEFINE_integer(
     "structure_size", 32, "The pixels to which the images of `structure` are averaged.", lower_bound=1
@@ -243,8 +245,8 @@ def _structure_figure(rows: Sequence[Row]):
     for ax, name in zip(axes, names):
         for row in (row for row in rows if row["network"] == name):
             densities = [max(kept / total, 1e-6) for kept, total in row["layers"].values()]
-            color = force_tf.plots.COLORS[_STRUCTURE_METHODS.value.index(row["method"]) % len(force_tf.plots.COLORS)]
-            ax.plot(range(1, len(densities) + 1), densities, marker=".", color=color, label=row["method"])
+            style = line_style(_STRUCTURE_METHODS.value.index(row["method"]))
+            ax.plot(range(1, len(densities) + 1), densities, **style, markersize=3, label=row["method"])
         ax.set_yscale("log")
         ax.set_title(f"{name}, 99.9 % sparsity")
         ax.set_xlabel("Prunable tensor")

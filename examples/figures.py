@@ -25,6 +25,13 @@ def new_figure(panels: int = 1, layers: int = 0) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
+def line_style(number: int) -> dict[str, str]:
+    """Returns the colour, marker and dashes of one of up to 14 lines, for Matplotlib: no two have all three alike."""
+    colors, markers = force_tf.plots.COLORS, "osD^v<>"
+    color, marker = colors[number % len(colors)], markers[number % len(markers)]
+    return {"color": color, "marker": marker, "linestyle": ("-", "--")[number // len(colors) % 2]}
+
+
 def accuracy_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Plots the test accuracy, in [0, 1], after each epoch."""
     figure, (ax,) = new_figure()
