@@ -51,7 +51,7 @@ _NETWORK = flags.DEFINE_enum("network", "resnet20", networks.NAMES, "The network
 _DEEP = flags.DEFINE_list("deep", "vgg19,resnet50", "The networks of `structure`.")
 _STRUCTURE_METHODS = flags.DEFINE_list(
     "structure_methods",
-    "random,random_erk,snip,grasp,iter_snip,synflow,iter_grasp,force",
+    "random,random_erk,snip,grasp,iter_snip,synflow,force",
     "The methods of `structure`.",
 )
 _STRUCTURE_SIZE = flags.DEFINE_integer(
