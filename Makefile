@@ -17,7 +17,9 @@ setup: $(STAMP)  ## Creates .venv with force_tf and all its extras.
 $(STAMP): setup.cfg pyproject.toml
 	@echo "Installing force_tf and its dependencies into .venv, which takes some minutes …"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'
+	@# "compat": else Python, started beside a checkout that is named force_tf, takes that folder for the package.
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)  ## Prunes, trains and exports a small network on scikit-learn's digits.

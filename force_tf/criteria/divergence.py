@@ -35,7 +35,8 @@ def naming_divergence(network: Network, argument: str, rate: float) -> Iterator[
             raise
         raise ValueError(
             "Expected training inside the search that does not diverge: lower its learning rate, such as "
-            f"{argument}={rate / 10:g}. Received: {argument}={rate:g}, and {error.received}"
+            f"{argument}={rate / 10:g}. If that does not help, check the inputs and targets of all batches. Received: "
+            f"{argument}={rate:g}, and {error.received}"
         ) from error
 
 

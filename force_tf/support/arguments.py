@@ -52,10 +52,10 @@ def number(name: str, value: Any, interval: str) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(expected)
     low, high = map(float, interval[1:-1].split(","))
-    reaches = (low < value or (interval[0] == "[" and value == low)) and (
+    is_inside = (low < value or (interval[0] == "[" and value == low)) and (
         value < high or (interval[-1] == "]" and value == high)
     )
-    if not reaches:  # of NaN nothing is true
+    if not is_inside:  # of NaN nothing is true
         raise ValueError(expected)
     return float(value)
 
